@@ -1,0 +1,1 @@
+"""The embedded stack: a real pipeline on one machine."""

@@ -1,0 +1,1 @@
+"""Pulsetrain: experiment tracking as an event stream."""
