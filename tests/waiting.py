@@ -7,7 +7,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], timeout: float = 10.0, what: str = "the condition", interval: float = 0.02) -> T:
+def wait_for(
+    condition: Callable[[], T], timeout: float = 10.0, what: str = "the condition", interval: float = 0.02
+) -> T:
     """Returns the first true value of `condition`, which is asked every `interval` seconds for at most `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
