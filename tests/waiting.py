@@ -10,7 +10,7 @@ T = TypeVar("T")
 def wait_for(
     condition: Callable[[], T], timeout: float = 10.0, what: str = "the condition", interval: float = 0.02
 ) -> T:
-    """Returns the first true value of `condition`, which is asked every `interval` seconds for at most `timeout` seconds."""
+    """The first true value of `condition`, asked every `interval` seconds for at most `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()

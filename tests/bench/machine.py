@@ -1,4 +1,4 @@
-"""What every benchmark prints first: the machine and the versions that a figure belongs to. And how it shows figures."""
+"""What every benchmark prints first: the machine and the versions that a figure belongs to; how figures are shown."""
 
 import importlib.metadata
 import os
