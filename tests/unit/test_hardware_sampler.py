@@ -1,0 +1,115 @@
+"""The sampler's clock: lanes, failures, hangs and drift."""
+
+import threading
+
+from pulsetrain.hardware.sampler import Sampler
+from tests.waiting import wait_for
+
+
+class Constant:
+    def __init__(self, name, sample):
+        self.name = name
+        self._sample = sample
+
+    def sample(self, now):
+        return dict(self._sample)
+
+
+class Failing:
+    name = "broken"
+
+    def sample(self, now):
+        raise OSError("no such device")
+
+
+class Hanging:
+    name = "stuck"
+
+    def __init__(self):
+        self.release = threading.Event()
+
+    def sample(self, now):
+        self.release.wait()
+        return {"late": 1.0}
+
+
+def make(period=1.0):
+    delivered, said = [], []
+    sampler = Sampler(lambda at, samples: delivered.append((at, dict(samples))), period=period, report=said.append)
+    return sampler, delivered, said
+
+
+def test_all_sources_are_given_out_together_under_their_names():
+    sampler, delivered, _ = make()
+    sampler.add("host", Constant("host", {"cpu_percent": 5.0}))
+    sampler.add("gpu", Constant("gpu", {"power": 300.0}))
+    sampler.tick()
+    assert delivered[0][1] == {"host": {"cpu_percent": 5.0}, "gpu": {"power": 300.0}}
+
+
+def test_a_source_that_fails_is_reported_once_and_the_rest_go_on():
+    sampler, delivered, said = make()
+    sampler.add("host", Failing())
+    sampler.add("host", Constant("host", {"cpu_percent": 5.0}))
+    for _ in range(3):
+        sampler.tick()
+    assert [samples for _, samples in delivered] == [{"host": {"cpu_percent": 5.0}}] * 3
+    assert len(said) == 1
+    assert "broken" in said[0]
+    assert "no such device" in said[0]
+
+
+def test_a_source_that_hangs_is_reported_once_left_out_and_taken_back():
+    sampler, delivered, said = make(period=0.1)
+    stuck = Hanging()
+    sampler.add("gpu", stuck)
+    sampler.add("host", Constant("host", {"cpu_percent": 5.0}))
+    sampler.tick()
+    sampler.tick()
+    assert [samples for _, samples in delivered] == [{"host": {"cpu_percent": 5.0}}] * 2
+    assert len(said) == 1
+    assert "hangs in stuck" in said[0]
+    stuck.release.set()
+
+    def back():
+        sampler.tick()
+        return "stuck" in delivered[-1][1]
+
+    wait_for(back, what="the lane's return")
+    assert "answers again" in said[1]
+
+
+def test_a_removed_source_is_asked_no_more():
+    sampler, delivered, _ = make()
+    sampler.add("host", Constant("host", {"cpu_percent": 5.0}))
+    sampler.add("host", Constant("run", {"process_threads": 3.0}))
+    sampler.remove("run")
+    sampler.tick()
+    assert delivered[0][1] == {"host": {"cpu_percent": 5.0}}
+
+
+def test_ticks_keep_to_their_period_without_drift():
+    ticks = []
+    sampler = Sampler(lambda at, samples: ticks.append(at), period=0.05)
+    sampler.start()
+    wait_for(lambda: len(ticks) >= 12, what="a dozen ticks")
+    sampler.stop()
+    periods = (ticks[11] - ticks[0]) / 0.05
+    assert abs(periods - round(periods)) < 0.5  # whole periods from the start, whatever a tick itself took
+    assert periods >= 10.5
+
+
+def test_a_delivery_that_fails_is_reported_once_and_tried_again():
+    said, calls = [], []
+
+    def deliver(at, samples):
+        calls.append(at)
+        if len(calls) < 4:
+            raise OSError("disk full")
+
+    sampler = Sampler(deliver, period=0.02, report=said.append)
+    sampler.start()
+    wait_for(lambda: len(calls) >= 6, what="deliveries after the failure")
+    sampler.stop()
+    assert len(said) == 1
+    assert "disk full" in said[0]
