@@ -90,7 +90,7 @@ class ClickHouseAddress:
 
     @classmethod
     def parse(cls, url: str) -> "ClickHouseAddress":
-        """Reads a URL. User, password and database may be percent-encoded. Raises AddressError, never with the password."""
+        """Reads a URL; user, password and database may be percent-encoded. AddressError hides the password."""
         from urllib.parse import parse_qsl, unquote, urlsplit
 
         expected = "expected clickhouse://user:password@host:port/database (special characters percent-encoded)"

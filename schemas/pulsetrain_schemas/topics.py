@@ -1,4 +1,4 @@
-"""The Kafka topics: how each is partitioned, how long it is kept, how large its messages may be; creating and checking them.
+"""The Kafka topics: how each is partitioned, how long it is kept, how large its messages may be; creating them.
 
 A topic's key is the run id (the host for `system`), so that a run stays in order within one partition.
 """
@@ -46,8 +46,8 @@ def _table(*topics: Topic) -> Mapping[str, Topic]:
     return MappingProxyType({topic.name: topic for topic in topics})
 
 
-# What a run is (runs, sweeps) is small and is kept; so are alerts for a season. What it measured is kept for as long as a
-# rebuild of the tables from the log may need to reach back. In control the last word to a run is the one that counts.
+# What a run is (runs, sweeps) is small and is kept; so are alerts for a season. What it measured is kept for as long as
+# a rebuild of the tables from the log may need to reach back. In control the last word to a run is the one that counts.
 # Batches aim at a quarter to half a mebibyte; the limit leaves room for one row that is larger than that. A dead letter
 # holds a whole message of any other topic, and a little more.
 TOPICS: Mapping[str, Topic] = _table(
@@ -97,9 +97,9 @@ def create_or_check(
     create: bool = True,
     replication_factor: int = -1,
 ) -> list[TopicReport]:
-    """Creates the topics that Kafka lacks and says how the others differ from the table; nothing that exists is changed.
+    """Creates the topics that Kafka lacks and says how the others differ from the table; what exists is not changed.
 
-    `admin` is a kafka-python KafkaAdminClient. More partitions than the table says are no difference: a cluster has them.
+    `admin` is a kafka-python KafkaAdminClient. More partitions than the table says are no difference.
     A replication factor of -1 leaves it to the broker's default. A topic that another process creates at the same time
     counts as created. Returns once the new topics have leaders. Raises kafka.errors.KafkaError as the client does.
     """

@@ -1,0 +1,114 @@
+"""What stands before a message's body and says which schema wrote it.
+
+Without a registry: Avro's single-object encoding, C3 01 and the schema's fingerprint. With one: Confluent's framing, a
+zero and the registry's id for the schema. A reader tells them apart by the first byte, so that a topic may hold both.
+"""
+
+import struct
+from typing import Protocol
+
+from pulsetrain_schemas import catalog
+from pulsetrain_schemas.catalog import Schema
+from pulsetrain_schemas.columnar import DecodeError
+from pulsetrain_schemas.registry import Registry
+from pulsetrain_schemas.topics import TOPICS
+
+Payload = bytes | bytearray | memoryview
+
+_SINGLE_OBJECT = b"\xc3\x01"
+_SINGLE_OBJECT_BYTES = 10
+_CONFLUENT = struct.Struct(">bI")
+
+
+class UnknownSchema(DecodeError):
+    """The message names a schema that is neither one of this package's nor in the registry."""
+
+
+class Framing(Protocol):
+    """How messages say which schema wrote them."""
+
+    def frame(self, name: str, body: bytes) -> bytes:
+        """The message that goes to Kafka, for a body written with the current schema of `name`."""
+
+    def unframe(self, payload: Payload) -> tuple[Schema, memoryview]:
+        """The schema that wrote a message, and its body. Raises DecodeError, of which UnknownSchema is one."""
+
+
+class SingleObject:
+    """Avro's single-object encoding, for messages of the schemas that this package knows."""
+
+    def frame(self, name: str, body: bytes) -> bytes:
+        """C3 01, the fingerprint of the current schema of `name`, the body."""
+        return b"".join((_SINGLE_OBJECT, catalog.current(name).fingerprint, body))
+
+    def unframe(self, payload: Payload) -> tuple[Schema, memoryview]:
+        """The schema with the message's fingerprint, and the body."""
+        view = memoryview(payload).cast("B")
+        if view and view[0] == 0:
+            raise UnknownSchema(
+                "the message names its schema by a registry's id; no registry is known: set PULSETRAIN_SCHEMA_REGISTRY"
+            )
+        if len(view) < _SINGLE_OBJECT_BYTES or view[:2] != _SINGLE_OBJECT:
+            raise DecodeError(f"the message starts with {bytes(view[:2]).hex(' ') or 'nothing'}, not with c3 01 or 00")
+        fingerprint = bytes(view[2:_SINGLE_OBJECT_BYTES])
+        schema = catalog.by_fingerprint().get(fingerprint)
+        if schema is None:
+            raise UnknownSchema(
+                f"no schema has the fingerprint {fingerprint.hex()}: the message is of a newer version, or not ours"
+            )
+        return schema, view[_SINGLE_OBJECT_BYTES:]
+
+
+class Confluent:
+    """Confluent's framing: a zero, the schema's id in a registry (big-endian), the body.
+
+    Schemas are registered under the topic's subject, `pulsetrain.<name>-value`, when the first message is framed. Reads
+    single-object messages too. What the registry answers for an id is asked once. Errors of the registry itself are
+    RegistryError, no DecodeError: they say nothing about the message.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._headers: dict[str, bytes] = {}
+        self._schemas: dict[int, Schema] = {}
+
+    def frame(self, name: str, body: bytes) -> bytes:
+        """The header for the current schema of `name`, and the body."""
+        header = self._headers.get(name)
+        if header is None:
+            schema_id = self._registry.register(subject(name), catalog.current(name).document)
+            header = self._headers[name] = _CONFLUENT.pack(0, schema_id)
+        return header + body
+
+    def unframe(self, payload: Payload) -> tuple[Schema, memoryview]:
+        """The schema that the registry has for the message's id, and the body."""
+        view = memoryview(payload).cast("B")
+        if not view or view[0] != 0:
+            return SINGLE_OBJECT.unframe(view)
+        if len(view) < _CONFLUENT.size:
+            raise DecodeError(f"the message ends within its {_CONFLUENT.size} bytes of framing")
+        schema_id = _CONFLUENT.unpack_from(view)[1]
+        schema = self._schemas.get(schema_id)
+        if schema is None:
+            schema = self._schemas[schema_id] = self._find(schema_id)
+        return schema, view[_CONFLUENT.size :]
+
+    def _find(self, schema_id: int) -> Schema:
+        document = self._registry.by_id(schema_id)
+        if document is None:
+            raise UnknownSchema(f"the registry has no schema with the id {schema_id}")
+        records = {catalog.current(name).document["name"]: name for name in catalog.names()}
+        name = records.get(document.get("name"))
+        if document.get("type") != "record" or name is None:
+            raise UnknownSchema(f"the registry's schema {schema_id} is {document.get('name')!r}, none of ours")
+        fingerprint = catalog.fingerprint(document)
+        return catalog.by_fingerprint().get(fingerprint) or Schema(name, document, fingerprint)
+
+
+def subject(name: str) -> str:
+    """The registry's subject for the values of the topic whose messages have this schema."""
+    topic = next(topic for topic in TOPICS.values() if topic.schema == name)
+    return f"{topic.kafka_name}-value"
+
+
+SINGLE_OBJECT = SingleObject()
