@@ -239,25 +239,25 @@ except JournalFull:
 
 
 def test_a_signal_handler_that_writes_in_the_middle_of_a_write_loses_nothing(tmp_path):
-    journal = JournalWriter(tmp_path, segment_bytes=8192)
+    journal = JournalWriter(tmp_path, segment_bytes=4096)
     handled, handler_returned = [], []
 
     def handler(_, frame):
         handled.append(len(handled))
         number = len(handled)
-        if number >= 300:
-            signal.setitimer(signal.ITIMER_REAL, 0)
         journal.row((f"handler {number % 7}",), (number,), 0, 0.0)
         handler_returned.append(number)
+        if number < 1000:
+            signal.setitimer(signal.ITIMER_REAL, 0.0001)
         if number % 3 and frame.f_code.co_filename == writing.__file__:
             raise InterruptedError
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+    signal.setitimer(signal.ITIMER_REAL, 0.0001)
     returned = []
     attempts = itertools.count()
     deadline = time.monotonic() + 20
-    while len(handled) < 300 and time.monotonic() < deadline:
+    while len(handled) < 1000 and time.monotonic() < deadline:
         try:
             attempt = next(attempts)
             journal.row(("a", "b", "c"), (attempt, 1, 2), attempt, 0.0)

@@ -350,6 +350,11 @@ def _rows(keys: tuple[str, ...], buffer: bytes, at: int, length: int, word: int,
         if count == PROBE_RECORDS < most:
             count = _same(words, length, word, sequence)
         count = _sound(buffer, at, extent, (words[:count, 0] >> np.uint64(32)).tolist())
+    if count == 1:  # a copy of the one body, and views of it, in place of four copies
+        start = at + RECORD_HEADER_BYTES
+        body = buffer[start : start + length]
+        integers, floats = np.frombuffer(body, np.int64), np.frombuffer(body, np.float64)
+        return RowBlock(keys, integers[1:2], integers[2:3], floats[3:4], floats[4:].reshape(1, -1))
     words = np.frombuffer(buffer, np.uint64, count * columns, at).reshape(count, columns)
     return RowBlock(
         keys,

@@ -222,7 +222,7 @@ class JournalWriter:
 
     def _roll(self, need: int) -> None:
         """Goes on in a new segment that has room for `need` bytes of records. JournalFull leaves all as it was."""
-        number = self._number
+        number, sequence = self._number, self.sequence
         if self._closed:
             raise JournalClosed("the journal is closed")
         if self._retry_at and self._monotonic() < self._retry_at:
@@ -238,11 +238,12 @@ class JournalWriter:
                 mapped = mmap.mmap(descriptor, size)
             finally:
                 os.close(descriptor)
-            mapped[:HEADER_BYTES] = SegmentHeader(self.writer, number + 1, self.sequence + 1).encode()
+            mapped[:HEADER_BYTES] = SegmentHeader(self.writer, number + 1, sequence + 1).encode()
             words = memoryview(mapped).cast("Q")
             close_body = BODY_HEADER.pack(CLOSE, 0, 0, 0)
             close_head = len(close_body) | crc32(close_body) << 32
-            if self._number == number:  # else a signal handler has gone on to the next segment meanwhile
+            # Else a signal handler has written meanwhile, and maybe gone on to the next segment.
+            if self._number == number and self.sequence == sequence:
                 os.rename(draft, path)  # noqa: PTH104 - no other call may come between the check and the rename
         except BaseException as error:
             with contextlib.suppress(FileNotFoundError):
@@ -252,7 +253,7 @@ class JournalWriter:
                 raise JournalFull(error.errno, "no room on the disk for the journal", str(self.directory)) from None
             raise
         # No call before the CLOSE record is stored, see row().
-        if self._number != number:
+        if self._number != number or self.sequence != sequence:
             stale = (words, mapped)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft)  # noqa: PTH108
