@@ -85,6 +85,9 @@ def settings(data: Path, ports: BrokerPorts) -> dict[str, object]:
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
         "group.initial.rebalance.delay.ms": 0,
+        # A broker that was killed is let in again when the session of its former life is over: not 9 s later.
+        "broker.session.timeout.ms": 3_000,
+        "broker.heartbeat.interval.ms": 500,
         # One machine, shared with a training job: few threads, a small cleaner, no idle writes.
         "num.network.threads": 2,
         "num.io.threads": 4,

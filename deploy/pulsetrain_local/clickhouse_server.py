@@ -1,0 +1,96 @@
+"""How the stack's ClickHouse is run: the `clickhouse` binary on the PATH where it is recent enough, else the engine as
+a library behind the server of `pulsetrain_local.clickhouse`. Both listen on loopback with one user and a password.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from pulsetrain_local.home import write_private
+from pulsetrain_local.ports import HOST
+
+USER = "pulsetrain"
+DATABASE = "pulsetrain"
+OLDEST = (24, 3)
+"""The tables need deduplication windows and types that older servers lack."""
+
+
+def find_binary(env: Mapping[str, str] = os.environ) -> Path | None:
+    """The `clickhouse` on the PATH, where it holds a server that is recent enough."""
+    found = shutil.which("clickhouse", path=env.get("PATH"))
+    if found is None:
+        return None
+    version = binary_version(Path(found))
+    return Path(found) if version is not None and version >= OLDEST else None
+
+
+def binary_version(binary: Path) -> tuple[int, int] | None:
+    """The version of a clickhouse binary's server; None where it has none or does not run."""
+    try:
+        answer = subprocess.run([binary, "server", "--version"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"version (\d+)\.(\d+)", answer.stdout)
+    return (int(found.group(1)), int(found.group(2))) if found else None
+
+
+def embedded_command(directory: Path, port: int, password_file: Path) -> list[str]:
+    """The command that runs the embedded server."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = str(directory / "embedded")
+    login = ["--user", USER, "--password-file", str(password_file)]
+    return [sys.executable, "-m", "pulsetrain_local.clickhouse", "--path", path, "--port", str(port), *login]
+
+
+def binary_command(binary: Path, directory: Path, port: int, password: str) -> list[str]:
+    """The command that runs the binary, with a configuration of its own. Its data is not the embedded server's."""
+    directory.mkdir(parents=True, exist_ok=True)
+    config = directory / "config.xml"
+    write_private(config, configuration(directory / "server", port, password))
+    return [str(binary), "server", f"--config-file={config}"]
+
+
+def configuration(data: Path, port: int, password: str) -> str:
+    """A server configuration: loopback, the native port alone, one user who may do all."""
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    path = escape(str(data))
+    return f"""<clickhouse>
+    <logger><level>warning</level><console>1</console></logger>
+    <listen_host>{HOST}</listen_host>
+    <tcp_port>{port}</tcp_port>
+    <path>{path}/</path>
+    <user_files_path>{path}/user_files/</user_files_path>
+    <mark_cache_size>268435456</mark_cache_size>
+    <max_server_memory_usage_to_ram_ratio>0.5</max_server_memory_usage_to_ram_ratio>
+    <users>
+        <{USER}>
+            <password_sha256_hex>{digest}</password_sha256_hex>
+            <networks><ip>127.0.0.1</ip></networks>
+            <profile>default</profile>
+            <quota>default</quota>
+            <access_management>1</access_management>
+        </{USER}>
+    </users>
+    <profiles><default/></profiles>
+    <quotas><default/></quotas>
+</clickhouse>
+"""
+
+
+def answers(port: int, host: str = HOST, timeout: float = 2.0) -> bool:
+    """Whether a ClickHouse there speaks the native protocol: any answer to a Hello, be it a refusal, will do."""
+    name = b"pulsetrain"
+    hello = bytes([0, len(name)]) + name + bytes([1, 1]) + b"\xad\xa9\x03" + b"\0\0\0"  # version 1.1, revision 54445
+    try:
+        with socket.create_connection((host, port), timeout=timeout) as connection:
+            connection.sendall(hello)
+            return len(connection.recv(1)) == 1
+    except OSError:
+        return False
