@@ -7,7 +7,7 @@ forwarder that starts from them sends again at most what was in flight: ranges t
 
 import json
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,11 @@ class Ledger:
         """Whether nothing is in flight."""
         return not self._steps
 
-    def sent(self, tickets: set[Hashable], after: Acknowledged) -> None:
+    def sent(self, tickets: Iterable[Hashable], after: Acknowledged) -> None:
         """A step was sent: `after` holds once all its tickets are confirmed. A step without messages has no tickets."""
-        step = _Step(after, tickets)
+        step = _Step(after, set(tickets))
         self._steps.append(step)
-        for ticket in tickets:
+        for ticket in step.unconfirmed:
             self._of_ticket[ticket] = step
         self._settle()
 

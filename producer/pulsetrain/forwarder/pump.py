@@ -1,0 +1,256 @@
+"""One journal's way to Kafka: read a step, pack it, send it, and remember what was confirmed.
+
+The pump always reads from the beginning when it takes a journal over, so that it knows whose it is, what was counted
+and what the summary was; what is covered already is not sent again. After an interruption it goes back to what was
+confirmed.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from pulsetrain.forwarder import packing, run_events
+from pulsetrain.forwarder.acknowledgement import Acknowledged, Ledger
+from pulsetrain.forwarder.delivery import Delivery, Message
+from pulsetrain.forwarder.places import read_json, write_atomically
+from pulsetrain.forwarder.tail import Fold, Identity, Tail, after
+from pulsetrain.journal.reader import Event, Item, RowBlock, TextRow
+from pulsetrain_schemas import events
+from pulsetrain_schemas.columnar import EncodeError
+from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing
+from pulsetrain_schemas.topics import TOPICS
+
+logger = logging.getLogger(__name__)
+
+STEP_BYTES = 512 << 10
+PROGRESS_SECONDS = 2.0
+SUMMARY_KEYS_A_SECOND = 500  # a summary of very many keys is published less often
+DAMAGE_RETRY_SECONDS = 5.0
+# Room in a message for Kafka's own framing of it.
+ENVELOPE_BYTES = 4 << 10
+
+END_FILE = "end.json"
+
+Batch = events.MetricBatch | events.SystemBatch | events.LogBatch | events.RunEvent
+Ticket = tuple[str, int]
+"""The writer that a message is of, and its number."""
+
+
+class Pump:
+    """One journal. `step` and `progress` send; `confirm` and `rewind` hear of it; `done` says when all is confirmed.
+
+    It does not keep to a bound of bytes in flight: whoever drives it asks for a step when there is room.
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        identity: Identity,
+        delivery: Delivery,
+        *,
+        fold: Fold | None = None,
+        framing: Framing = SINGLE_OBJECT,
+    ) -> None:
+        self.journal = journal
+        self.identity = identity
+        self.undeliverable = 0
+        """Rows, lines and events that fit no message. It is a matter of many megabytes in one record."""
+        self._delivery = delivery
+        self._framing = framing
+        self._tickets = count(1)
+        self._tail = Tail(journal, fold)
+        self._fold = fold
+        self._ledger = Ledger(Acknowledged.load(journal))
+        self._sent = dict(self._ledger.acknowledged.covered)
+        self._saved = self._ledger.acknowledged
+        self._published: dict[str, str] = {}
+        self._progress_at = 0.0
+        self._damage_at: float | None = None
+        self._ended = self._ledger.acknowledged.complete
+
+    @property
+    def done(self) -> bool:
+        """Whether everything is confirmed, the end of the run included."""
+        return self._ledger.acknowledged.complete
+
+    @property
+    def finished(self) -> bool:
+        """Whether the record of the run's end was read."""
+        return self._tail.finished
+
+    @property
+    def acknowledged(self) -> Acknowledged:
+        return self._ledger.acknowledged
+
+    def step(self, now: float, *, alive: bool) -> bool:
+        """Reads on and sends what was read. True if there was anything; `now` is the time since the epoch.
+
+        `alive` is whether the process still ran before this call: only what is read after its end is all that there is.
+        """
+        if self._ended or (self._damage_at is not None and alive and now - self._damage_at < DAMAGE_RETRY_SECONDS):
+            return False
+        items = self._tail.read(STEP_BYTES)
+        self._look_at_damage(now)
+        if items:
+            self._send(self._pack(items))
+            return True
+        if self._tail.finished:
+            self._end(())
+        elif not alive:
+            self._end(self._killed() if self.identity.role == "run" else ())
+        return self._ended
+
+    def progress(self, now: float) -> None:
+        """Publishes the counters and the changes of the summary, when it is time and there is something new."""
+        first = self._sent.get("runs", 0) + 1
+        if self.identity.role != "run" or self._ended or now < self._progress_at or self._tail.sequence < first:
+            return
+        if self._tail.finished or self._tail.position <= self._ledger.acknowledged.position:
+            return
+        summary = self._summary_changes()
+        self._progress_at = now + max(PROGRESS_SECONDS, len(summary) / SUMMARY_KEYS_A_SECOND)
+        event = run_events.progress(self.identity, first, self._tail.sequence, now, self._tail.counters, summary)
+        self._send([event])
+
+    def confirm(self, ticket: Ticket) -> None:
+        """A message of this pump is in Kafka."""
+        self._ledger.confirm(ticket)
+
+    def rewind(self) -> None:
+        """What was in flight is void: reading goes on from what was confirmed."""
+        acknowledged = self._ledger.forget()
+        self._sent = dict(acknowledged.covered)
+        self._published = {}
+        self._ended = acknowledged.complete
+        self._tail.seek(acknowledged.position)
+
+    def save(self) -> None:
+        """Writes `ack.json` if something was confirmed since the last time."""
+        acknowledged = self._ledger.acknowledged
+        if acknowledged is not self._saved:
+            acknowledged.save(self.journal)
+            self._saved = acknowledged
+
+    def close(self) -> None:
+        self._tail.close()
+
+    def _pack(self, items: list[Item]) -> Iterator[Batch]:
+        rows: list[RowBlock | TextRow] = []
+        lines: list[Event] = []
+        records: list[Event] = []
+        topic = "system" if self.identity.role == "system" else "metrics"
+        covered = {name: self._sent.get(name, 0) for name in (topic, "logs", "runs")}
+        for item in items:
+            if isinstance(item, RowBlock):
+                if item.sequences[-1] > covered[topic]:
+                    rows.append(after(item, covered[topic]))
+            elif isinstance(item, TextRow):
+                if item.sequence > covered[topic]:
+                    rows.append(item)
+            elif item.kind == "console":
+                if item.sequence > covered["logs"]:
+                    lines.append(item)
+            elif item.kind in run_events.KINDS and item.sequence > covered["runs"] and self._speaks_of(item):
+                records.append(item)
+        batches = packing.system_batches if topic == "system" else packing.metric_batches
+        ending = any(record.kind == "finish" for record in records)
+        yield from batches(self.identity, covered[topic] + 1, rows)
+        yield from packing.log_batches(self.identity, covered["logs"] + 1, lines)
+        yield from run_events.run_events(
+            self.identity,
+            covered["runs"] + 1,
+            records,
+            self._tail.counters,
+            self._summary_changes() if ending else {},
+        )
+
+    def _speaks_of(self, record: Event) -> bool:
+        """A journal of samples tells of the run only that it is alive."""
+        return self.identity.role == "run" or record.kind == "heartbeat"
+
+    def _killed(self) -> Iterator[Batch]:
+        """The end of a run whose process is gone. It is the same event however often it is sent."""
+        last = self._tail.sequence + 1
+        first = self._sent.get("runs", 0) + 1
+        if first <= last:
+            time = note_death(self.journal, self._tail.last_time)
+            yield run_events.killed(self.identity, first, last, time, self._tail.counters, self._summary_changes())
+
+    def _end(self, batches: Iterable[Batch]) -> None:
+        self._ended = True
+        self._send(batches, complete=True)
+
+    def _send(self, batches: Iterable[Batch], *, complete: bool = False) -> None:
+        tickets: set[Ticket] = set()
+        for event in batches:
+            topic = events.schema_name(type(event))
+            self._sent[topic] = event.origin.last_sequence
+            message = self._message(topic, event)
+            if message is not None:
+                ticket = (self.identity.writer, next(self._tickets))
+                tickets.add(ticket)
+                self._delivery.send(message, ticket)
+        position = self._tail.position
+        confirmed = self._ledger.acknowledged
+        if position < confirmed.position or (position == confirmed.position and not tickets and not complete):
+            return  # on the way to where an earlier forwarder was
+        reached = Acknowledged(position, self._tail.sequence, dict(self._sent), self._tail.counters, complete)
+        self._ledger.sent(tickets, reached)
+
+    def _message(self, topic: str, event: Batch) -> Message | None:
+        try:
+            payload = events.encode(event, self._framing)
+        except EncodeError as error:
+            self._give_up(topic, str(error))
+            return None
+        if len(payload) > TOPICS[topic].max_message_bytes - ENVELOPE_BYTES:
+            if isinstance(event, events.RunEvent) and (event.config or event.summary or event.environment):
+                self._give_up(topic, f"its values have {len(payload)} bytes; it goes without them")
+                return self._message(topic, replace(event, config={}, summary={}, environment={}))
+            self._give_up(topic, f"{len(payload)} bytes are more than a message may have")
+            return None
+        return Message(topic, events.message_key(event) or b"", payload)
+
+    def _give_up(self, topic: str, why: str) -> None:
+        self.undeliverable += 1
+        logger.error("run %s: a message for %s cannot be sent as it is: %s", self.identity.run_id, topic, why)
+
+    def _summary_changes(self) -> dict[str, str | None]:
+        """What the summary has that was not published yet, and the keys that it has no more."""
+        if self._fold is None:
+            return {}
+        current = {key: run_events.to_json(value) for key, value in self._fold.values().items()}
+        changes: dict[str, str | None] = {
+            key: value for key, value in current.items() if self._published.get(key) != value
+        }
+        changes.update({key: None for key in self._published if key not in current})
+        self._published = current
+        return changes
+
+    def _look_at_damage(self, now: float) -> None:
+        damage = self._tail.damage
+        if damage is None or damage.torn:
+            self._damage_at = None
+            return
+        if self._damage_at is None:
+            logger.error(
+                "journal %s is damaged at offset %d of segment %d: %s; %d bytes from there on cannot be read",
+                self.journal,
+                damage.offset,
+                damage.segment,
+                damage.reason,
+                damage.bytes_left,
+            )
+        self._damage_at = now
+
+
+def note_death(journal: Path, time: float) -> float:
+    """Leaves in the journal's folder when its process was found gone. The first note counts; returns its time."""
+    noted = read_json(journal / END_FILE)
+    if noted is not None and isinstance(noted.get("time"), int | float):
+        return float(noted["time"])
+    write_atomically(journal / END_FILE, json.dumps({"state": "killed", "time": time}).encode())
+    return time

@@ -1,0 +1,121 @@
+"""The run events of one writer: from the records of its journal, and of what the forwarder itself sees.
+
+An event accounts for the sequences from the one after its predecessor's range to the record that it was made from.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pulsetrain.forwarder.acknowledgement import Counters
+from pulsetrain.forwarder.packing import MICROSECONDS, clipped_json
+from pulsetrain.forwarder.tail import Identity
+from pulsetrain.journal.reader import Event
+from pulsetrain_schemas.events import RunEvent
+
+KINDS = frozenset({"start", "config", "update", "heartbeat", "finish"})
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A start or an update that later records of the same read may still add to."""
+
+    kind: str
+    time: float
+    sequence: int
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def run_events(
+    identity: Identity, first: int, events: Iterable[Event], counters: Counters, summary: Mapping[str, str | None]
+) -> Iterator[RunEvent]:
+    """The events for these records, in order; `summary` is what changed, for the event of the run's end to carry.
+
+    Records of config and updates that follow one another become one event.
+    """
+    draft: _Draft | None = None
+    for event in events:
+        if draft is not None and event.kind not in ("config", "update"):
+            yield _run_event(identity, first, draft, counters)
+            first, draft = draft.sequence + 1, None
+        if event.kind == "finish":
+            fields = {
+                "state": str(event.data.get("state", "finished")),
+                "exit_code": event.data.get("exit_code"),
+                "summary": summary,
+            }
+            yield _run_event(identity, first, _Draft("finish", event.time, event.sequence, fields), counters)
+            first = event.sequence + 1
+            continue
+        if draft is None:
+            kind = event.kind if event.kind in ("start", "heartbeat") else "update"
+            draft = _Draft(kind, event.time, event.sequence)
+        draft.sequence = event.sequence
+        draft.time = event.time
+        _add(draft.fields, event)
+    if draft is not None:
+        yield _run_event(identity, first, draft, counters)
+
+
+def progress(
+    identity: Identity, first: int, last: int, time: float, counters: Counters, summary: Mapping[str, str | None]
+) -> RunEvent:
+    """A heartbeat with the counters and what changed in the summary, up to the record `last`."""
+    return _run_event(identity, first, _Draft("heartbeat", time, last, {"summary": summary}), counters)
+
+
+def killed(
+    identity: Identity, first: int, last: int, time: float, counters: Counters, summary: Mapping[str, str | None]
+) -> RunEvent:
+    """The end of a run whose process is gone without a word. It takes the sequence that the process did not use."""
+    fields = {"state": "killed", "summary": summary}
+    return _run_event(identity, first, _Draft("finish", time, last, fields), counters)
+
+
+def _add(fields: dict[str, Any], event: Event) -> None:
+    data = event.data
+    if event.kind == "start":
+        fields["state"] = "running"
+        fields["environment"] = {str(key): to_json(value) for key, value in data.get("environment", {}).items()}
+    for name, key in (("name", "name"), ("notes", "notes"), ("run_group", "group"), ("job_type", "job_type")):
+        if data.get(key) is not None:
+            fields[name] = str(data[key])
+    if data.get("tags") is not None:
+        fields["tags"] = [str(tag) for tag in data["tags"]]
+    config = fields.setdefault("config", {})
+    config.update({str(key): to_json(value) for key, value in data.get("config", {}).items()})
+    config.update({str(key): None for key in data.get("removed", ())})
+
+
+def _run_event(identity: Identity, first: int, draft: _Draft, counters: Counters) -> RunEvent:
+    return RunEvent(
+        origin=identity.origin(first, draft.sequence),
+        kind=draft.kind,
+        time=round(draft.time * MICROSECONDS),
+        is_primary=identity.primary,
+        rows=counters.rows,
+        points=counters.points,
+        texts=counters.texts,
+        **draft.fields,
+    )
+
+
+def to_json(value: Any) -> str:
+    """The value as JSON that every reader takes: NaN and the infinities, which JSON has not, become strings."""
+    try:
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        text = json.dumps(_finite(value), separators=(",", ":"))
+    return clipped_json(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
