@@ -1,0 +1,1 @@
+"""The writer: fills ClickHouse's tables from the topics, each row once."""

@@ -1,0 +1,252 @@
+"""The writer's sink: decodes events, leaves out what is stored already, fills the tables, and writes the ledger last.
+
+Equal batches become equal inserts: what is left out depends on the ledger alone, and the ledger learns of a batch only
+after all of its rows are safe. So a batch that is stored again after a crash either finds itself in the ledger, and
+nothing is left to store, or it is cut to the very rows of the first time, and its token counts.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pulsetrain_consumers.clickhouse import ClickHouseError, ClickHouseRefused
+from pulsetrain_consumers.runtime.broker import Clock, Partition, Record
+from pulsetrain_consumers.runtime.sink import Batch, Message, Rejected, StoreUnavailable, Unprocessable
+from pulsetrain_consumers.runtime.telemetry import Telemetry
+from pulsetrain_consumers.writer import tables
+from pulsetrain_consumers.writer.coverage import Coverage, Intervals, Writer
+from pulsetrain_consumers.writer.store import Columns, Store
+from pulsetrain_consumers.writer.tables import Kept
+from pulsetrain_schemas import events, registry
+from pulsetrain_schemas.columnar import DecodeError
+from pulsetrain_schemas.events import LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
+from pulsetrain_schemas.framing import Framing, UnknownSchema
+from pulsetrain_schemas.topics import TOPICS
+
+log = logging.getLogger(__name__)
+
+WriterEvent = MetricBatch | SystemBatch | LogBatch | RunEvent
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What becomes of one topic."""
+
+    event: type[Any]
+    rows: Callable[[Any], int]
+    tables: Callable[[Sequence[Kept[Any]]], Mapping[str, Columns]]
+
+
+_ROUTES: Mapping[str, _Route] = {
+    TOPICS["runs"].kafka_name: _Route(RunEvent, tables.run_rows, tables.run_tables),
+    TOPICS["metrics"].kafka_name: _Route(MetricBatch, tables.metric_rows, tables.metric_tables),
+    TOPICS["system"].kafka_name: _Route(SystemBatch, tables.system_rows, tables.system_tables),
+    TOPICS["logs"].kafka_name: _Route(LogBatch, tables.log_rows, tables.log_tables),
+}
+WRITER_TOPICS = tuple(_ROUTES)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Item:
+    """A message of a batch, with what is kept of it."""
+
+    record: Record
+    kept: Kept[Any]
+
+    @property
+    def origin(self) -> Origin:
+        origin: Origin = self.kept.event.origin
+        return origin
+
+
+@dataclass(slots=True, eq=False)
+class _Stored:
+    """What storing a batch came to; it is remembered once the ledger is written."""
+
+    batch: Batch[WriterEvent]
+    items: list[_Item]
+    intervals: dict[Writer, Intervals]
+    rejected: dict[int, Rejected] = field(default_factory=dict)
+    duplicates: int = 0
+
+
+class WriterSink:
+    """Fills the tables. `decode` is called on one thread and `store` on another."""
+
+    def __init__(self, store: Store, framing: Framing, clock: Clock, telemetry: Telemetry) -> None:
+        self._store = store
+        self._framing = framing
+        self._clock = clock
+        self._telemetry = telemetry
+        self._coverage = Coverage()
+
+    def decode(self, record: Record) -> Message[WriterEvent]:
+        route = _ROUTES[record.partition.topic]
+        if record.value is None:
+            raise Unprocessable("undecodable", "the message has no value")
+        try:
+            event = events.decode(record.value, route.event, self._framing)
+        except UnknownSchema as error:
+            raise Unprocessable("unknown_schema", str(error)) from error
+        except DecodeError as error:
+            raise Unprocessable("undecodable", str(error)) from error
+        except registry.RegistryError as error:
+            raise StoreUnavailable(str(error)) from error
+        return Message(record, event, route.rows(event))
+
+    def store(self, batches: Sequence[Batch[WriterEvent]]) -> Sequence[Rejected]:
+        try:
+            self._learn(batches)
+            done = [self._store_batch(batch) for batch in batches if not batch.abandoned]
+            self._write_ledger(done)
+        except ClickHouseError as error:
+            raise StoreUnavailable(str(error)) from error
+        for stored in done:
+            self._remember(stored)
+        return [rejected for stored in done for rejected in stored.rejected.values()]
+
+    def check(self) -> None:
+        try:
+            self._store.check()
+        except ClickHouseError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    def _learn(self, batches: Sequence[Batch[WriterEvent]]) -> None:
+        """Asks the ledger about the writers that are new here, all of a topic at once."""
+        unknown: dict[str, dict[Writer, set[tuple[Partition, int]]]] = {}
+        for batch in batches:
+            known = self._coverage.of(batch.partition, batch.assignment)
+            for message in batch.messages:
+                writer = _writer(message.body.origin)
+                if writer not in known:
+                    asked = unknown.setdefault(batch.partition.topic, {})
+                    asked.setdefault(writer, set()).add((batch.partition, batch.assignment))
+        for topic, writers in unknown.items():
+            found = self._store.stored_sequences(topic, list(writers))
+            for writer, places in writers.items():
+                for partition, assignment in places:
+                    self._coverage.update(partition, assignment, [(writer, found.get(writer, Intervals()))])
+
+    def _store_batch(self, batch: Batch[WriterEvent]) -> _Stored:
+        stored = self._without_duplicates(batch)
+        route = _ROUTES[batch.partition.topic]
+        names = list(route.tables([item.kept for item in stored.items])) if stored.items else []
+        for name in names:
+            items = [item for item in stored.items if item.record.offset not in stored.rejected]
+            self._insert(name, route, batch.token, items, stored)
+        return stored
+
+    def _without_duplicates(self, batch: Batch[WriterEvent]) -> _Stored:
+        known = self._coverage.of(batch.partition, batch.assignment)
+        stored = _Stored(batch, [], {})
+        rows = _ROUTES[batch.partition.topic].rows
+        for message in batch.messages:
+            origin = message.body.origin
+            writer = _writer(origin)
+            covered = stored.intervals.get(writer) or known[writer]
+            stored.intervals[writer] = covered.add(origin.first_sequence, origin.last_sequence)
+            if covered.covers(origin.first_sequence, origin.last_sequence):
+                stored.duplicates += message.rows
+                continue
+            kept: Kept[Any] = Kept(message.body)
+            if covered.touches(origin.first_sequence, origin.last_sequence):
+                kept = Kept(message.body, covered.without(_sequences(message.body)))
+                stored.duplicates += message.rows - tables.kept_rows(kept, rows)
+            stored.items.append(_Item(message.record, kept))
+        return stored
+
+    def _insert(self, table: str, route: _Route, token: str, items: Sequence[_Item], stored: _Stored) -> None:
+        """Inserts into one table; where ClickHouse refuses the data, halves the messages until it is known which."""
+        if not items:
+            return
+        try:
+            inserted = self._store.insert(table, route.tables([item.kept for item in items])[table], token)
+        except ClickHouseRefused as error:
+            if not error.is_data_error:
+                raise
+            if len(items) == 1:
+                record = items[0].record
+                stored.rejected[record.offset] = Rejected(record, "refused", str(error))
+                return
+            middle = len(items) // 2
+            for half in (items[:middle], items[middle:]):
+                part = f"{token}/{half[0].record.offset}-{half[-1].record.offset}"
+                self._insert(table, route, part, half, stored)
+        else:
+            self._telemetry.rows_stored.labels(table).inc(inserted)
+
+    def _write_ledger(self, done: Sequence[_Stored]) -> None:
+        entries = [
+            (stored.batch.partition, item)
+            for stored in done
+            for item in stored.items
+            if item.record.offset not in stored.rejected
+        ]
+        if entries:
+            now = int(self._clock.now() * 1e6)
+            self._store.insert("stored_batches", _ledger(entries, now), None)
+
+    def _remember(self, stored: _Stored) -> None:
+        batch, now = stored.batch, self._clock.now()
+        topic = batch.partition.topic
+        known = self._coverage.of(batch.partition, batch.assignment)
+        if stored.rejected:
+            # Refused messages are not stored: what was reckoned with them is reckoned again without.
+            stored.intervals = {}
+            for item in stored.items:
+                if item.record.offset not in stored.rejected:
+                    writer = _writer(item.origin)
+                    covered = stored.intervals.get(writer) or known[writer]
+                    stored.intervals[writer] = covered.add(item.origin.first_sequence, item.origin.last_sequence)
+        self._coverage.update(batch.partition, batch.assignment, stored.intervals.items())
+        self._coverage.trim(batch.partition, batch.assignment)
+        self._telemetry.duplicates.labels(topic).inc(stored.duplicates)
+        latency = self._telemetry.latency.labels(topic)
+        for item in stored.items:
+            latency.observe(max(0.0, now - _times(item.kept.event)[0] / 1e6))
+
+
+def _ledger(entries: Sequence[tuple[Partition, _Item]], now: int) -> Columns:
+    origins = [item.origin for _, item in entries]
+    times = [_times(item.kept.event) for _, item in entries]
+    rows = [tables.kept_rows(item.kept, _ROUTES[partition.topic].rows) for partition, item in entries]
+
+    def whole(values: list[int]) -> Any:
+        return np.array(values, np.int64)
+
+    return {
+        "topic": tables.dictionary([partition.topic for partition, _ in entries]),
+        "project": tables.dictionary([origin.project for origin in origins]),
+        "run_id": tables.dictionary([origin.run_id for origin in origins]),
+        "writer": tables.dictionary([origin.writer for origin in origins]),
+        "first_sequence": whole([origin.first_sequence for origin in origins]),
+        "last_sequence": whole([origin.last_sequence for origin in origins]),
+        "kafka_partition": whole([partition.number for partition, _ in entries]),
+        "kafka_offset": whole([item.record.offset for _, item in entries]),
+        "rows": whole(rows),
+        "first_ts": whole([first for first, _ in times]),
+        "last_ts": whole([last for _, last in times]),
+        "stored_at": np.full(len(entries), now, np.int64),
+    }
+
+
+def _writer(origin: Origin) -> Writer:
+    return Writer(origin.project, origin.run_id, origin.writer)
+
+
+def _sequences(event: WriterEvent) -> Any:
+    if isinstance(event, RunEvent):
+        return np.array([event.origin.last_sequence])
+    return event.row_sequences
+
+
+def _times(event: WriterEvent) -> tuple[int, int]:
+    """When the oldest and the newest row of the event were logged, in microseconds."""
+    if isinstance(event, RunEvent):
+        return event.time, event.time
+    if not len(event.row_times):
+        return event.origin.attempt_started, event.origin.attempt_started
+    return int(np.min(event.row_times)), int(np.max(event.row_times))

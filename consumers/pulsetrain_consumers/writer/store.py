@@ -1,0 +1,67 @@
+"""What the writer needs of ClickHouse, as a contract; and ClickHouse behind it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pulsetrain_consumers.clickhouse import Client, ColumnData
+from pulsetrain_consumers.writer.coverage import Intervals, Writer
+
+Columns = Mapping[str, ColumnData]
+
+
+class Store(Protocol):
+    """Tables, with inserts that count once. All methods raise ClickHouseUnavailable and ClickHouseRefused."""
+
+    def insert(self, table: str, columns: Columns, token: str | None) -> int:
+        """Stores rows, unless an insert into this table under this token has stored its rows before."""
+
+    def stored_sequences(self, topic: str, writers: Sequence[Writer]) -> Mapping[Writer, Intervals]:
+        """What the ledger holds of these writers; a writer that it does not know is left out."""
+
+    def check(self) -> None:
+        """Returns when the server answers."""
+
+
+# Adjacent and overlapping ranges of one writer become one, in the server: a long run has a range for every message.
+_STORED_SEQUENCES = """
+SELECT project, run_id, writer, min(first), max(last)
+FROM
+(
+    SELECT project, run_id, writer, first, last,
+           sum(begins) OVER (PARTITION BY project, run_id, writer ORDER BY first, last
+                             ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS island
+    FROM
+    (
+        SELECT project, run_id, writer, first_sequence AS first, last_sequence AS last,
+               first > 1 + max(last) OVER (PARTITION BY project, run_id, writer ORDER BY first, last
+                                           ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS begins
+        FROM stored_batches
+        WHERE topic = %(topic)s AND (project, run_id, writer) IN %(writers)s
+    )
+)
+GROUP BY project, run_id, writer, island
+ORDER BY project, run_id, writer, island
+"""
+_WRITERS_PER_QUERY = 500
+
+
+class ClickHouseStore:
+    """The tables in ClickHouse. One connection; belongs to one thread at a time."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def insert(self, table: str, columns: Columns, token: str | None) -> int:
+        return self._client.insert(table, columns, token=token)
+
+    def stored_sequences(self, topic: str, writers: Sequence[Writer]) -> Mapping[Writer, Intervals]:
+        found: dict[Writer, list[tuple[int, int]]] = {}
+        for begin in range(0, len(writers), _WRITERS_PER_QUERY):
+            asked = [tuple(writer) for writer in writers[begin : begin + _WRITERS_PER_QUERY]]
+            result = self._client.query(_STORED_SEQUENCES, {"topic": topic, "writers": asked})
+            for project, run_id, writer, first, last in result.rows:
+                found.setdefault(Writer(project, run_id, writer), []).append((int(first), int(last)))
+        return {writer: Intervals(tuple(spans)) for writer, spans in found.items()}
+
+    def check(self) -> None:
+        self._client.ping()
