@@ -1,0 +1,1 @@
+"""What stands behind `pulsetrain.init()` and the run that it returns. Nothing here is public; `pulsetrain` is."""
