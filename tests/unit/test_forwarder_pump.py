@@ -128,7 +128,7 @@ def test_a_process_that_vanished_ends_its_run_as_killed_once_its_journal_is_read
     finish = line.events("runs")[-1]
     assert (finish.kind, finish.state, finish.exit_code, finish.rows) == ("finish", "killed", None, 1)
     assert finish.origin.last_sequence == journal.sequence + 1
-    assert json.loads((journal.directory / "end.json").read_text())["state"] == "killed"
+    assert json.loads((journal.directory / "end.json").read_text())["time"] == finish.time / 1e6
 
 
 def test_the_end_of_a_killed_run_is_the_same_event_when_it_is_sent_again(run):

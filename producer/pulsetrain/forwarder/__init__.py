@@ -13,4 +13,5 @@
     telemetry        a journal of hardware samples for each live run
     durability       the fsync of each second
     service          the loop that drives them all
+    process          the lock, the signals, the log, and what the loop is made of
 """

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from enum import IntEnum
 from itertools import count
 from pathlib import Path
 
@@ -32,11 +33,21 @@ DAMAGE_RETRY_SECONDS = 5.0
 # Room in a message for Kafka's own framing of it.
 ENVELOPE_BYTES = 4 << 10
 
+PLENTY_BYTES = STEP_BYTES // 2
+
 END_FILE = "end.json"
 
 Batch = events.MetricBatch | events.SystemBatch | events.LogBatch | events.RunEvent
 Ticket = tuple[str, int]
 """The writer that a message is of, and its number."""
+
+
+class Pace(IntEnum):
+    """What a step found: PLENTY means that the next should follow at once."""
+
+    NOTHING = 0
+    SOME = 1
+    PLENTY = 2
 
 
 class Pump:
@@ -68,6 +79,7 @@ class Pump:
         self._saved = self._ledger.acknowledged
         self._published: dict[str, str] = {}
         self._progress_at = 0.0
+        self._caught_up = False
         self._damage_at: float | None = None
         self._ended = self._ledger.acknowledged.complete
 
@@ -82,31 +94,40 @@ class Pump:
         return self._tail.finished
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the last look found nothing more, and everything that was sent is confirmed."""
+        return self._caught_up and self._ledger.settled
+
+    @property
     def acknowledged(self) -> Acknowledged:
         return self._ledger.acknowledged
 
-    def step(self, now: float, *, alive: bool) -> bool:
-        """Reads on and sends what was read. True if there was anything; `now` is the time since the epoch.
+    def step(self, now: float, *, alive: bool) -> Pace:
+        """Reads on and sends what was read; `now` is the time since the epoch.
 
         `alive` is whether the process still ran before this call: only what is read after its end is all that there is.
         """
         if self._ended or (self._damage_at is not None and alive and now - self._damage_at < DAMAGE_RETRY_SECONDS):
-            return False
+            return Pace.NOTHING
+        before = self._tail.position
         items = self._tail.read(STEP_BYTES)
+        self._caught_up = not items
         self._look_at_damage(now)
         if items:
             self._send(self._pack(items))
-            return True
+            after = self._tail.position
+            much = after.segment != before.segment or after.offset - before.offset >= PLENTY_BYTES
+            return Pace.PLENTY if much or self._tail.finished else Pace.SOME
         if self._tail.finished:
             self._end(())
         elif not alive:
-            self._end(self._killed() if self.identity.role == "run" else ())
-        return self._ended
+            self._end(self._killed())
+        return Pace.PLENTY if self._ended else Pace.NOTHING
 
     def progress(self, now: float) -> None:
         """Publishes the counters and the changes of the summary, when it is time and there is something new."""
         first = self._sent.get("runs", 0) + 1
-        if self.identity.role != "run" or self._ended or now < self._progress_at or self._tail.sequence < first:
+        if self.identity.role == "system" or self._ended or now < self._progress_at or self._tail.sequence < first:
             return
         if self._tail.finished or self._tail.position <= self._ledger.acknowledged.position:
             return
@@ -168,8 +189,8 @@ class Pump:
         )
 
     def _speaks_of(self, record: Event) -> bool:
-        """A journal of samples tells of the run only that it is alive."""
-        return self.identity.role == "run" or record.kind == "heartbeat"
+        """A journal of samples tells of the run that it is alive, and of itself what it counted."""
+        return self.identity.role == "run" or record.kind in ("heartbeat", "finish")
 
     def _killed(self) -> Iterator[Batch]:
         """The end of a run whose process is gone. It is the same event however often it is sent."""
@@ -252,5 +273,5 @@ def note_death(journal: Path, time: float) -> float:
     noted = read_json(journal / END_FILE)
     if noted is not None and isinstance(noted.get("time"), int | float):
         return float(noted["time"])
-    write_atomically(journal / END_FILE, json.dumps({"state": "killed", "time": time}).encode())
+    write_atomically(journal / END_FILE, json.dumps({"time": time}).encode())
     return time

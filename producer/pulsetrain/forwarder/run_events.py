@@ -94,12 +94,17 @@ def _run_event(identity: Identity, first: int, draft: _Draft, counters: Counters
         origin=identity.origin(first, draft.sequence),
         kind=draft.kind,
         time=round(draft.time * MICROSECONDS),
-        is_primary=identity.primary,
+        is_primary=_speaks(identity, draft.kind),
         rows=counters.rows,
         points=counters.points,
         texts=counters.texts,
         **draft.fields,
     )
+
+
+def _speaks(identity: Identity, kind: str) -> bool:
+    """Whether the event counts for the state of the run: that its samples end says nothing of the run itself."""
+    return identity.primary and not (identity.role == "system" and kind == "finish")
 
 
 def to_json(value: Any) -> str:

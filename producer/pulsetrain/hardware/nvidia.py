@@ -137,6 +137,29 @@ class NvidiaSource:
         return True
 
 
+class LateNvidiaSource:
+    """As `NvidiaSource`, but the driver is opened at the first sample, on the thread that samples: it may hang."""
+
+    name = "gpu"
+
+    def __init__(self, open_driver: Callable[[], ModuleType | Any | None] = open_nvml) -> None:
+        self._open = open_driver
+        self._opened = False
+        self._source: NvidiaSource | None = None
+
+    @property
+    def gpus(self) -> tuple[tuple[int, str], ...]:
+        """(index, uuid) of each GPU, as far as they are known yet."""
+        return () if self._source is None else tuple((gpu.index, gpu.uuid) for gpu in self._source.gpus)
+
+    def sample(self, now: float) -> Sample:
+        if not self._opened:
+            nvml = self._open()
+            self._opened = True
+            self._source = None if nvml is None else NvidiaSource(nvml)
+        return {} if self._source is None else self._source.sample(now)
+
+
 def _utilization(nvml: ModuleType | Any, handle: Any) -> Sample:
     return {"utilization_percent": float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)}
 
