@@ -10,6 +10,7 @@ import pytest
 
 from pulsetrain_local import kafka, kafka_jars
 from pulsetrain_local.java import NoJava, find_java
+from pulsetrain_local.rehearsal import exercise
 from pulsetrain_local.tether import tethered
 from tests.waiting import wait_for
 
@@ -20,7 +21,7 @@ class Broker:
     def __init__(self, directory: Path) -> None:
         self.java = find_java()
         self.installation = kafka_jars.install(self.java)
-        kafka.rehearse(self.java, self.installation)
+        kafka.rehearse(self.java, self.installation, exercise)
         self.directory = directory
         self.ports = kafka.BrokerPorts(*kafka.free_ports(2))
         self.process: subprocess.Popen[bytes] | None = None

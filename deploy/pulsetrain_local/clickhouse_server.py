@@ -84,13 +84,19 @@ def configuration(data: Path, port: int, password: str) -> str:
 """
 
 
-def answers(port: int, host: str = HOST, timeout: float = 2.0) -> bool:
-    """Whether a ClickHouse there speaks the native protocol: any answer to a Hello, be it a refusal, will do."""
-    name = b"pulsetrain"
-    hello = bytes([0, len(name)]) + name + bytes([1, 1]) + b"\xad\xa9\x03" + b"\0\0\0"  # version 1.1, revision 54445
+def answers(port: int, password: str, host: str = HOST, timeout: float = 2.0) -> bool:
+    """Whether the ClickHouse there lets us in: a Hello of the native protocol (revision 54445), answered."""
+    hello = bytes([0]) + _string("pulsetrain") + bytes([1, 1]) + b"\xad\xa9\x03"
+    hello += _string("") + _string(USER) + _string(password)
     try:
         with socket.create_connection((host, port), timeout=timeout) as connection:
             connection.sendall(hello)
-            return len(connection.recv(1)) == 1
+            return connection.recv(1) == b"\0"
     except OSError:
         return False
+
+
+def _string(text: str) -> bytes:
+    """A string of the native protocol, of less than 128 bytes."""
+    data = text.encode()
+    return bytes([len(data)]) + data

@@ -181,7 +181,8 @@ def _java_options(java: Java, kafka: KafkaInstallation, logging: Path, extra: Se
     if archive is not None and archive.exists() and not extra:
         options.append(f"-XX:{'AOTCache' if archive.suffix == '.aot' else 'SharedArchiveFile'}={archive}")
     if java.version >= 24:
-        options += ["--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
+        # What the JVM says of its own archive tells nobody anything.
+        options += ["-Xlog:aot*=off", "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"]
     return [*options, *extra, "-cp", kafka.class_path]
 
 

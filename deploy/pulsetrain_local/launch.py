@@ -42,7 +42,9 @@ def prepare_kafka(progress: InstallProgress, env: Mapping[str, str]) -> KafkaRun
     installation = kafka_jars.install(java, progress, env)
     archive = installation.quick_start(java)
     if archive is not None and not archive.exists():
-        progress.preparing(f"rehearsing a start with {java}, so that later ones are quick")
+        progress.preparing(
+            f"rehearsing a start on Java {java.version}, so that later ones are quick (about 10 s, once)"
+        )
         rehearse(java, installation, exercise)
     return KafkaRuntime(java, installation)
 

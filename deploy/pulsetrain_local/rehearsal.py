@@ -2,15 +2,15 @@
 message is written, and a consumer group reads it and commits.
 """
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.admin import NewTopic
-from kafka.errors import KafkaError
-
 _TOPIC, _GROUP = "rehearsal", "rehearsal"
 
 
 def exercise(address: str) -> None:
     """Uses the broker at `address` once. What fails is left out of the archive, and nothing depends on it."""
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+    from kafka.admin import NewTopic
+    from kafka.errors import KafkaError
+
     try:
         admin = KafkaAdminClient(bootstrap_servers=address)
         admin.create_topics([NewTopic(_TOPIC, num_partitions=1, replication_factor=1)])

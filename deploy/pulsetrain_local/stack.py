@@ -118,7 +118,7 @@ def plan(home: Home, ports: Ports, runtime: KafkaRuntime | None, env: Mapping[st
                 command=command,
                 environment=child_env,
                 log=home.log("clickhouse"),
-                ready=lambda: clickhouse_server.answers(ports.clickhouse),
+                ready=lambda: clickhouse_server.answers(ports.clickhouse, password),
                 address=f"{HOST}:{ports.clickhouse}",
             )
         )
