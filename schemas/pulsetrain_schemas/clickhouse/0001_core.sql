@@ -110,7 +110,8 @@ PARTITION BY toYYYYMM(attempt_started)
 ORDER BY (project, run_id, writer, sequence, kind)
 SETTINGS non_replicated_deduplication_window = 10000;
 
--- Config, summary and environment of a run, a row a key. The latest (ts, sequence) counts.
+-- Config, summary and environment of a run, a row a key. The latest (ts, sequence) counts; merges leave no more than it, by
+-- writer, for a summary that changes every few seconds would else grow to millions of rows a run.
 CREATE TABLE run_values
 (
     project         LowCardinality(String),
@@ -126,9 +127,9 @@ CREATE TABLE run_values
     sequence        UInt64,
     attempt_started DateTime64(6, 'UTC')
 )
-ENGINE = ReplacingMergeTree
+ENGINE = ReplacingMergeTree(ts)
 PARTITION BY toYYYYMM(attempt_started)
-ORDER BY (project, run_id, section, key, ts, writer, sequence)
+ORDER BY (project, run_id, section, key, writer)
 SETTINGS non_replicated_deduplication_window = 10000;
 
 -- The ledger: which sequences of which writer are stored, from which offsets. Written after the rows themselves; a row

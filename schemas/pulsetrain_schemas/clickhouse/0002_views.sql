@@ -80,13 +80,13 @@ LEFT JOIN
             run_id,
             section,
             key,
-            argMax(tuple(value), (ts, sequence)).1                                 AS current,
-            assumeNotNull(current)                                                 AS latest,
+            -- The latest by (ts, sequence), which as one number compares faster; '' is no JSON and stands for NULL.
+            argMax(ifNull(value, ''), bitShiftLeft(toUInt128(toUnixTimestamp64Micro(ts)), 64) + sequence) AS latest,
             concat(toJSONString(key), ':', latest)                                 AS entry
         FROM run_values
         WHERE section IN ('config', 'summary') OR key IN ('host', 'git_commit', 'program')
         GROUP BY project, run_id, section, key
-        HAVING current IS NOT NULL
+        HAVING latest != ''
     )
     GROUP BY project, run_id
 ) AS noted ON told.project = noted.project AND told.run_id = noted.run_id;
@@ -132,29 +132,40 @@ FROM
 GROUP BY project, run_id, writer
 HAVING countIf(is_event) > 0;
 
--- Every point of a run's metrics beside the latest sample, at most a minute old, of each GPU that was sampled for the
--- same run and rank. Where there was none yet, the GPU's columns are NULL.
+-- Every point of a run's metrics beside the latest sample, at most ten seconds old, of each GPU that was sampled for the
+-- same run and rank. Where there is none, what the GPU did is NULL.
+-- An ASOF JOIN would say it more briefly, but does not hand a filter on the run to its right side: it would read every
+-- sample of the fleet. So samples are gathered by ten seconds, each for its own ten and the next, and joined by equality.
 CREATE VIEW gpu_at_step AS
 SELECT
-    points.project                                                                 AS project,
-    points.run_id                                                                  AS run_id,
-    points.metric                                                                  AS metric,
-    points.rank                                                                    AS rank,
-    points.step                                                                    AS step,
-    points.ts                                                                      AS ts,
-    points.value                                                                   AS value,
-    points.gpu                                                                     AS gpu,
-    points.gpu_index                                                               AS gpu_index,
-    samples.ts >= points.ts - INTERVAL 1 MINUTE                                    AS is_fresh,
-    if(is_fresh, samples.utilization_percent, NULL)                                AS utilization_percent,
-    if(is_fresh, samples.memory_used_bytes, NULL)                                  AS memory_used_bytes,
-    if(is_fresh, samples.power_watts, NULL)                                        AS power_watts,
-    if(is_fresh, samples.temperature_celsius, NULL)                                AS temperature_celsius,
-    if(is_fresh, toNullable(samples.ts), NULL)                                     AS sample_ts
+    project,
+    run_id,
+    metric,
+    rank,
+    step,
+    ts,
+    value,
+    gpu,
+    gpu_index,
+    if(fresh, sample.2, NULL)                                                      AS utilization_percent,
+    if(fresh, sample.3, NULL)                                                      AS memory_used_bytes,
+    if(fresh, sample.4, NULL)                                                      AS power_watts,
+    if(fresh, sample.5, NULL)                                                      AS temperature_celsius,
+    if(fresh, sample.1, NULL)                                                      AS sample_ts
 FROM
 (
-    SELECT m.project AS project, m.run_id AS run_id, m.metric AS metric, m.rank AS rank, m.step AS step, m.ts AS ts,
-           m.value AS value, g.gpu AS gpu, g.gpu_index AS gpu_index
+    SELECT
+        m.project                                                                  AS project,
+        m.run_id                                                                   AS run_id,
+        m.metric                                                                   AS metric,
+        m.rank                                                                     AS rank,
+        m.step                                                                     AS step,
+        m.ts                                                                       AS ts,
+        m.value                                                                    AS value,
+        g.gpu                                                                      AS gpu,
+        g.gpu_index                                                                AS gpu_index,
+        arrayLast(s -> s.1 <= m.ts, gathered.samples)                              AS sample,
+        sample.1 >= m.ts - INTERVAL 10 SECOND                                      AS fresh
     FROM metrics AS m
     INNER JOIN
     (
@@ -163,25 +174,38 @@ FROM
         WHERE gpu != '' AND metric = 'utilization_percent'
         GROUP BY project, run_id, rank, gpu
     ) AS g ON m.project = g.project AND m.run_id = g.run_id AND m.rank = g.rank
-) AS points
-ASOF LEFT JOIN
-(
-    SELECT
-        project,
-        run_id,
-        rank,
-        gpu,
-        ts,
-        anyIf(toNullable(value), metric = 'utilization_percent')                   AS utilization_percent,
-        anyIf(toNullable(value), metric = 'memory_used_bytes')                     AS memory_used_bytes,
-        anyIf(toNullable(value), metric = 'power_watts')                           AS power_watts,
-        anyIf(toNullable(value), metric = 'temperature_celsius')                   AS temperature_celsius
-    FROM system
-    WHERE gpu != '' AND metric IN ('utilization_percent', 'memory_used_bytes', 'power_watts', 'temperature_celsius')
-    GROUP BY project, run_id, rank, gpu, ts
-) AS samples
-ON points.project = samples.project AND points.run_id = samples.run_id AND points.rank = samples.rank
-    AND points.gpu = samples.gpu AND points.ts >= samples.ts;
+    LEFT JOIN
+    (
+        SELECT
+            project,
+            run_id,
+            rank,
+            gpu,
+            intDiv(toUnixTimestamp64Micro(ts), 10000000) + arrayJoin([0, 1])       AS bucket,
+            arraySort(s -> s.1, groupArray((ts, utilization_percent, memory_used_bytes, power_watts,
+                                            temperature_celsius)))                 AS samples
+        FROM
+        (
+            SELECT
+                project,
+                run_id,
+                rank,
+                gpu,
+                ts,
+                anyIf(toNullable(value), metric = 'utilization_percent')           AS utilization_percent,
+                anyIf(toNullable(value), metric = 'memory_used_bytes')             AS memory_used_bytes,
+                anyIf(toNullable(value), metric = 'power_watts')                   AS power_watts,
+                anyIf(toNullable(value), metric = 'temperature_celsius')           AS temperature_celsius
+            FROM system
+            WHERE gpu != ''
+                AND metric IN ('utilization_percent', 'memory_used_bytes', 'power_watts', 'temperature_celsius')
+            GROUP BY project, run_id, rank, gpu, ts
+        )
+        GROUP BY project, run_id, rank, gpu, bucket
+    ) AS gathered
+    ON m.project = gathered.project AND m.run_id = gathered.run_id AND m.rank = gathered.rank
+        AND g.gpu = gathered.gpu AND intDiv(toUnixTimestamp64Micro(m.ts), 10000000) = gathered.bucket
+);
 
 -- The metrics as the latest attempt tells them: where an attempt begins at a step, what earlier attempts have from that step
 -- on is left out. The table `metrics` has all.
