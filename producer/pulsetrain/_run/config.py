@@ -92,7 +92,8 @@ def as_mapping(given: Any) -> Mapping[Any, Any]:
         flags: Mapping[Any, Any] = given.flag_values_dict()
         return flags
     if hasattr(given, "__dict__") and not isinstance(given, type):
-        return vars(given)
+        attributes: Mapping[Any, Any] = vars(given)
+        return attributes
     raise UsageError(
         f"config is to be a dictionary, a Namespace or the path of a YAML file, not {type(given).__name__}"
     )

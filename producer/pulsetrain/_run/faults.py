@@ -1,4 +1,4 @@
-"""What goes wrong inside the SDK: counted, and told once for each kind, since a training loop must not suffer from it."""
+"""What goes wrong inside the SDK: counted, and told once a kind. A training loop must not suffer from it."""
 
 import sys
 import threading
@@ -9,13 +9,13 @@ from contextlib import suppress
 
 def tell(message: str) -> None:
     """One line on the terminal, past the capture of the console."""
-    stream = sys.__stderr__ if sys.stderr is None else sys.stderr
-    write: Callable[[str], object] | None = getattr(stream, "write", None)
-    write = getattr(write, "uncaptured", write)
+    stream = sys.stderr
+    if stream is None:
+        return
+    write: Callable[[str], object] = getattr(stream.write, "uncaptured", stream.write)
     with suppress(Exception):  # a closed or broken terminal is no reason to fail
-        if write is not None:
-            write(f"pulsetrain: {message}\n")
-            stream.flush()
+        write(f"pulsetrain: {message}\n")
+        stream.flush()
 
 
 class Faults:

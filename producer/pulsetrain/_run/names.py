@@ -1,38 +1,47 @@
 """Run ids and names: how they are made up, and what they may be."""
 
-import random
-import string
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 
 from pulsetrain._run.errors import UsageError
 
-ID_ALPHABET = string.ascii_lowercase + string.digits
+ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 FORBIDDEN_IN_IDS = ":;,#?/'"
 FORBIDDEN_IN_PROJECTS = "/\\#?%:"
 MAX_NAME_CHARACTERS = 128
 MAX_TAG_CHARACTERS = 64
 
-_ADJECTIVES = """amber bold brisk bright calm clear cosmic crisp daring deep eager early earnest faithful fresh gentle
+_ADJECTIVES = tuple(
+    """amber bold brisk bright calm clear cosmic crisp daring deep eager early earnest faithful fresh gentle
 glad golden grand happy hardy honest humble keen kind light lively lucid lucky mellow merry mild neat noble polished
 proud quick quiet radiant rapid ready royal serene sharp silver smooth snug solar steady stellar still sunny swift
-tidy toasty treasured true upbeat vivid warm wild wise worthy young zesty""".split()
-_NOUNS = """acorn badger beacon birch breeze brook canyon cedar cloud comet coral crane dawn delta dune eagle ember
+tidy toasty treasured true upbeat vivid warm wild wise worthy young zesty""".split()  # noqa: SIM905 - shorter, and read as easily
+)
+_NOUNS = tuple(
+    """acorn badger beacon birch breeze brook canyon cedar cloud comet coral crane dawn delta dune eagle ember
 falcon fern field finch firefly fjord flame forest fox galaxy garden glacier grove harbor hare haze heron hill island
 jay juniper lagoon lake lantern lark leaf lynx maple marsh meadow meteor moon moss mountain oak ocean orchard otter
 owl pebble pine planet plum pond puddle quail rain raven reef ridge river robin sea shadow sky snow spark star stone
-stream sun surf swan tern thunder tide trail tree valley violet wave willow wind wolf wren""".split()
+stream sun surf swan tern thunder tide trail tree valley violet wave willow wind wolf wren""".split()  # noqa: SIM905
+)
 
 
-def new_run_id(choose: random.Random | None = None) -> str:
-    """Eight characters of a-z and 0-9, as W&B's. Never from the seeded generator of the training program."""
-    source = choose or random.SystemRandom()
-    return "".join(source.choices(ID_ALPHABET, k=8))
+Entropy = Callable[[int], bytes]
 
 
-def new_name(number: int, choose: random.Random | None = None) -> str:
+def new_run_id(entropy: Entropy = os.urandom) -> str:
+    """Eight characters of a-z and 0-9, as W&B's. Not from `random`, whose seed belongs to the training program."""
+    return "".join(ID_ALPHABET[_below(len(ID_ALPHABET), entropy)] for _ in range(8))
+
+
+def new_name(number: int, entropy: Entropy = os.urandom) -> str:
     """A name like brisk-otter-12."""
-    source = choose or random.SystemRandom()
-    return f"{source.choice(_ADJECTIVES)}-{source.choice(_NOUNS)}-{number}"
+    adjective = _ADJECTIVES[_below(len(_ADJECTIVES), entropy)]
+    return f"{adjective}-{_NOUNS[_below(len(_NOUNS), entropy)]}-{number}"
+
+
+def _below(limit: int, entropy: Entropy) -> int:
+    return int.from_bytes(entropy(8), "big") % limit
 
 
 def checked_project(project: str) -> str:

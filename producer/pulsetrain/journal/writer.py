@@ -13,7 +13,6 @@ import mmap
 import os
 import struct
 import time as clocks
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,7 +86,7 @@ class JournalWriter:
     ) -> None:
         """Creates the folder and its first segment. JournalFull if there is no room, OSError if it is refused."""
         self.directory = Path(directory)
-        self.writer = writer or uuid.uuid4().hex
+        self.writer = writer or os.urandom(16).hex()
         self.sequence = 0
         self._segment_bytes = segment_bytes
         self._clock = clock

@@ -1,0 +1,286 @@
+"""A run: what init() returns."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pulsetrain._run import names
+from pulsetrain._run.config import Config
+from pulsetrain._run.definitions import Definition
+from pulsetrain._run.history import History, NoHistory
+from pulsetrain._run.summary_view import Summary
+
+if TYPE_CHECKING:
+    from pulsetrain._run.summary import SummaryFold
+    from pulsetrain._settings import RunSettings
+    from pulsetrain.journal.reader import JournalReader
+
+FINISHED, FAILED, KILLED = "finished", "failed", "killed"
+INTERRUPTED_EXIT_CODE = 255
+
+
+class Run:
+    """One run of a program. Safe for threads; in a forked child it goes on with a journal of that child's own.
+
+    Made by `pulsetrain.init()`. As a context manager it finishes at the end of the block, as failed when an exception
+    leaves it.
+    """
+
+    def __init__(
+        self,
+        settings: "RunSettings",
+        *,
+        run_id: str,
+        name: str,
+        attempt: int,
+        resumed: bool,
+        start_time: float,
+        folder: Path | None,
+        history: History | NoHistory,
+        on_finish: Callable[["Run", str, int, bool], None],
+        start: Mapping[str, Any] | None = None,
+    ) -> None:
+        """For `lifecycle`; `folder` is None for a disabled run, `on_finish(run, state, exit_code, quiet)` ends it."""
+        self.settings = settings
+        self.id = run_id
+        self.attempt = attempt
+        self.resumed = resumed
+        self.start_time = start_time
+        self._name = name
+        # Of a run that goes on, what the settings leave open is as it was: so says its start record.
+        known = start or {}
+        self._notes: str | None = known.get("notes", settings.notes)
+        self._tags: tuple[str, ...] = tuple(known.get("tags") or settings.tags)
+        self._group: str | None = known.get("group", settings.group)
+        self._job_type: str | None = known.get("job_type", settings.job_type)
+        self._folder = folder
+        self._history = history
+        self._on_finish = on_finish
+        self._finished = False
+        self._config = Config(self._write_config, allow_val_change=settings.allow_val_change)
+        self._fold_lock = threading.RLock()
+        self._fold: tuple[SummaryFold, JournalReader] | None = None
+        self._kept_summary: dict[str, Any] = {}
+        self._summary = Summary(self._read_summary, self._write_summary)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        exit_code, state = outcome_of(error)
+        self.end(state, exit_code)
+
+    def __repr__(self) -> str:
+        return f"<Run {self._name} ({self.id}) of {self.project}, {self.mode}>"
+
+    def log(
+        self, data: Mapping[str, Any], step: int | None = None, commit: bool | None = None, sync: bool | None = None
+    ) -> None:
+        """Logs a row: numbers, and whatever else there is, by name.
+
+        Without `step` the row belongs to the current step and the step goes on, unless commit=False. With `step` it
+        belongs to that one, also to one that has been before, and the step goes on with commit=True only. When the
+        call returns, the row survives the death of this process. Nothing that is given raises, but what is no
+        dictionary or has keys that are no text, and a run that has finished. `sync` is W&B's and has no meaning.
+        """
+        del sync
+        self._history.log(data, step, commit)
+
+    def define_metric(
+        self,
+        name: str,
+        step_metric: str | None = None,
+        step_sync: bool | None = None,
+        hidden: bool | None = None,
+        summary: str | Sequence[str] | None = None,
+        goal: str | None = None,
+        overwrite: bool | None = None,
+    ) -> Definition:
+        """Says what a metric's step and summary are. `name` may end in *, for all metrics that begin so.
+
+        `summary`: of min, max, mean, first, last, best (with `goal`), none, copy; one or several. With a
+        `step_metric`, rows that lack it get its last value, unless step_sync=False. Further calls for the same name
+        add to what is known; with `overwrite` they replace it.
+        """
+        definition = Definition.checked(name, step_metric, step_sync, hidden, summary, goal)
+        return self._history.define(definition, overwrite=bool(overwrite))
+
+    def finish(self, exit_code: int | None = None, quiet: bool | None = None) -> None:
+        """Ends the run: finished, or failed with an exit code other than 0. A second call does nothing.
+
+        Online, it waits until Kafka has everything, at most `finish_timeout` (60 s), and about two seconds when the
+        broker is away. Nothing is lost if it gives up: the forwarder goes on.
+        """
+        code = int(exit_code or 0)
+        self.end(FAILED if code else FINISHED, code, quiet=bool(quiet))
+
+    def end(self, state: str, exit_code: int, *, quiet: bool = False) -> None:
+        """As finish(), with a state: for what sees the program end."""
+        if self._finished:
+            return
+        self._finished = True
+        self._on_finish(self, state, exit_code, quiet)
+
+    @property
+    def config(self) -> Config:
+        """What the run was started with."""
+        return self._config
+
+    @property
+    def summary(self) -> Summary:
+        """What the run came to: the last value of each metric, or what define_metric asked for."""
+        return self._summary
+
+    @property
+    def step(self) -> int:
+        """The step that the next log() belongs to."""
+        return self._history.step
+
+    @property
+    def project(self) -> str:
+        return self.settings.project
+
+    @property
+    def entity(self) -> str:
+        return self.settings.entity
+
+    @property
+    def path(self) -> str:
+        """entity/project/id, without the entity where there is none."""
+        return "/".join(part for part in (self.entity, self.project, self.id) if part)
+
+    @property
+    def dir(self) -> str:
+        """A folder for files of the run, made when it is asked for; of a disabled run, a temporary one."""
+        if self._folder is None:
+            import tempfile
+
+            self._folder = Path(tempfile.mkdtemp(prefix="pulsetrain-disabled-"))
+        files = self._folder / "files"
+        files.mkdir(parents=True, exist_ok=True)
+        return str(files)
+
+    @property
+    def mode(self) -> str:
+        """online, offline or disabled."""
+        return self.settings.mode
+
+    @property
+    def disabled(self) -> bool:
+        return self.mode == "disabled"
+
+    @property
+    def offline(self) -> bool:
+        return self.mode == "offline"
+
+    @property
+    def rank(self) -> int:
+        """Which process of a distributed job this is."""
+        return self.settings.rank
+
+    @property
+    def group(self) -> str | None:
+        return self._group
+
+    @property
+    def job_type(self) -> str | None:
+        return self._job_type
+
+    @property
+    def url(self) -> None:
+        """There is no page of a server to show: None, where W&B has an address."""
+        return
+
+    def get_url(self) -> None:
+        """As `url`."""
+        return
+
+    def project_name(self) -> str:
+        """As `project`."""
+        return self.project
+
+    @property
+    def name(self) -> str:
+        """What people call the run. May be set."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = str(name)
+        self._history.event("update", {"name": self._name})
+
+    @property
+    def notes(self) -> str | None:
+        """Free text. May be set."""
+        return self._notes
+
+    @notes.setter
+    def notes(self, notes: str | None) -> None:
+        self._notes = None if notes is None else str(notes)
+        self._history.event("update", {"notes": self._notes or ""})
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """May be set, and added to with `run.tags += ("a",)`."""
+        return self._tags
+
+    @tags.setter
+    def tags(self, tags: str | Sequence[str]) -> None:
+        self._tags = names.checked_tags(tags)
+        self._history.event("update", {"tags": list(self._tags)})
+
+    def _write_config(self, data: dict[str, Any]) -> None:
+        self._history.event("config", data)
+
+    def _write_summary(self, data: dict[str, Any]) -> None:
+        if isinstance(self._history, NoHistory):
+            self._kept_summary.update(data.get("summary", {}))
+            for key in data.get("removed", ()):
+                self._kept_summary.pop(key, None)
+            return
+        self._history.event("summary", data)
+
+    def _read_summary(self) -> Mapping[str, Any]:
+        """Folds what has been logged since the last time."""
+        journal = self._history.directory
+        if journal is None:
+            return self._kept_summary
+        from pulsetrain._run.summary import SummaryFold
+        from pulsetrain.journal.reader import JournalReader
+
+        with self._fold_lock:
+            if self._fold is None or self._fold[1].directory != journal:
+                self._fold = (SummaryFold(), JournalReader(journal))
+            fold, reader = self._fold
+            for item in reader:
+                fold.feed(item)
+            reader.close()
+            return fold.values()
+
+    def forsake(self) -> None:
+        """In a forked child: the parent's journal is left to the parent."""
+        self._fold_lock = threading.RLock()
+        self._history.forsake()
+
+
+def outcome_of(error: BaseException | None) -> tuple[int, str]:
+    """Exit code and state of a run that this ended."""
+    if error is None:
+        return 0, FINISHED
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED_EXIT_CODE, KILLED
+    if isinstance(error, SystemExit):
+        code = exit_code_of(error.code)
+        return code, FAILED if code else FINISHED
+    return 1, FAILED
+
+
+def exit_code_of(code: object) -> int:
+    """What sys.exit's argument makes the process end with."""
+    if code is None:
+        return 0
+    return code if isinstance(code, int) else 1
