@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from pulsetrain_local import clickhouse_server, kafka_jars
 from pulsetrain_local.forwarders import forwarders
 from pulsetrain_local.home import Home, read_json
 from pulsetrain_local.java import NoJava, find_java
+from pulsetrain_local.stack import pulsetrain_command, says_ready
 from pulsetrain_schemas import addresses, topics
 
 _GIBIBYTE = 1 << 30
@@ -216,7 +218,7 @@ def _clickhouse(env: Mapping[str, str]) -> Iterator[Finding]:
             after = time.time()
             yield Finding("clickhouse", Verdict.OK, f"{address} answers: version {version}")
             yield _clock(before, float(theirs), after)
-            yield _tables(client, address.database)
+            yield _tables(env)
         except (Error, OSError, EOFError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             yield Finding("clickhouse", Verdict.PROBLEM, f"{address}: {lines[0]}", "is it running, is the login right?")
@@ -240,30 +242,19 @@ def _clock(before: float, theirs: float, after: float) -> Finding:
     return Finding("clock", Verdict.OK, f"in step with ClickHouse within {apart + after - before:.1f} s")
 
 
-def _tables(client: Any, database: str) -> Finding:
-    from pulsetrain_schemas import migrations
-
-    wanted = migrations.load()
-    ((there,),) = client.execute(
-        "SELECT count() FROM system.tables WHERE database = %(database)s AND name = 'schema_migrations'",
-        {"database": database},
-    )
-    rows = client.execute(f"SELECT number, checksum FROM `{database}`.schema_migrations") if there else []  # noqa: S608
+def _tables(env: Mapping[str, str]) -> Finding:
+    command = pulsetrain_command("migrate", "--check")
     try:
-        missing = migrations.pending(dict(rows), wanted)
-    except migrations.MigrationError as error:
-        return Finding(
-            "migrations", Verdict.PROBLEM, str(error), "use the version of pulsetrain that made these tables"
-        )
-    if missing:
-        names = ", ".join(str(migration) for migration in missing)
-        return Finding("migrations", Verdict.PROBLEM, f"not applied: {names}", "`pulsetrain migrate`")
-    return Finding("migrations", Verdict.OK, f"all {len(wanted)} are applied")
+        answer = subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return Finding("migrations", Verdict.PROBLEM, "`pulsetrain migrate --check` gave no answer", "try it by hand")
+    said = "; ".join((answer.stdout or answer.stderr).strip().splitlines())
+    if answer.returncode != 0:
+        return Finding("migrations", Verdict.PROBLEM, said.removeprefix("Error: "), "`pulsetrain migrate`")
+    return Finding("migrations", Verdict.OK, said)
 
 
 def _writer(home: Home) -> Finding:
-    from pulsetrain_local.stack import says_ready
-
     entries = [entry for entry in read_json(home.supervisor).get("services", ()) if entry.get("name") == "writer"]
     if not entries or not home.has_supervisor():
         return Finding("writer", Verdict.UNKNOWN, "the local stack is not up, and where others run is not known here")

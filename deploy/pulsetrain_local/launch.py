@@ -77,34 +77,44 @@ def run_stack(
 
 def run_detached(home: Home, wanted: WantedPorts, timeout: float, reporter: Reporter) -> None:
     """Starts the process that stays behind and returns when all is ready. Raises StackFailed."""
-    arguments = ["--home", str(home.root), "--timeout", str(timeout)]
-    for name in ("kafka", "clickhouse", "writer"):
-        port = getattr(wanted, name)
-        if port is not None:
-            arguments += [f"--{name}", str(port)]
     with home.log("supervisor").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pulsetrain_local.launch", *arguments],
+            supervisor_command(home, wanted, timeout),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             start_new_session=True,
         )
-    assert process.stdout is not None
     try:
-        for line in process.stdout:
-            kind, values = json.loads(line)
-            if kind == "failed":
-                process.wait()
-                raise StackFailed(values["text"])
-            getattr(reporter, kind)(**values)
-            if kind == "all_ready":
-                return
+        follow(process, home, reporter)
     except KeyboardInterrupt:
         process.terminate()
         process.wait()
         raise
+
+
+def supervisor_command(home: Home, wanted: WantedPorts, timeout: float) -> list[str]:
+    """The command line of a supervisor that says what happens on its standard output."""
+    command = [sys.executable, "-m", "pulsetrain_local.launch", "--home", str(home.root), "--timeout", str(timeout)]
+    for name in ("kafka", "clickhouse", "writer"):
+        port = getattr(wanted, name)
+        if port is not None:
+            command += [f"--{name}", str(port)]
+    return command
+
+
+def follow(process: "subprocess.Popen[str]", home: Home, reporter: Reporter) -> None:
+    """Passes on what a supervisor says until all is ready. Raises StackFailed where it does not get there."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        kind, values = json.loads(line)
+        if kind == "failed":
+            process.wait()
+            raise StackFailed(values["text"])
+        getattr(reporter, kind)(**values)
+        if kind == "all_ready":
+            return
     code = process.wait()
     raise StackFailed(f"the supervisor ended with exit code {code}; see {home.log('supervisor')}")
 

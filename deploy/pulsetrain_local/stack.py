@@ -19,6 +19,8 @@ from pulsetrain_local.service import Program
 from pulsetrain_local.supervisor import Given
 from pulsetrain_schemas import addresses
 
+_INSTANCE = ("--instance", "local")
+"""A writer that dies and comes back under this name has its partitions at once, not when its session is over."""
 _PORT_OPTIONS = {"kafka": "--kafka-port", "clickhouse": "--clickhouse-port", "writer": "--metrics-port"}
 
 
@@ -129,7 +131,7 @@ def plan(home: Home, ports: Ports, runtime: KafkaRuntime | None, env: Mapping[st
     migrations = _task(home, "migrate", [], child_env, after="clickhouse")
     writer = Program(
         name="writer",
-        command=lambda: _pulsetrain("consumer", "writer", "--metrics-port", str(ports.writer)),
+        command=lambda: pulsetrain_command("consumer", "writer", "--metrics-port", str(ports.writer), *_INSTANCE),
         environment=child_env,
         log=home.log("writer"),
         ready=lambda: says_ready(ports.writer),
@@ -146,11 +148,11 @@ def _clickhouse_command(home: Home, port: int, binary: Path | None, password: st
 
 
 def _task(home: Home, name: str, arguments: list[str], env: Mapping[str, str], after: str) -> Program:
-    command = _pulsetrain(name, *arguments)
+    command = pulsetrain_command(name, *arguments)
     return Program(name, lambda: command, env, home.log(name), after=frozenset({after}))
 
 
-def _pulsetrain(*arguments: str) -> list[str]:
+def pulsetrain_command(*arguments: str) -> list[str]:
     """The `pulsetrain` command of this very Python, as a command line."""
     return [sys.executable, "-m", "pulsetrain.commands", *arguments]
 
