@@ -1,0 +1,67 @@
+"""`python -m pulsetrain_local.clickhouse`: runs the server until SIGTERM or SIGINT."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from pulsetrain_local.clickhouse.engine import EngineError
+from pulsetrain_local.clickhouse.server import MOST_CONNECTIONS, Options, Server
+
+
+def main() -> int:
+    """Parses the arguments, serves, and returns the exit status: 0 after a signal, 1 where it could not start."""
+    arguments = _parser().parse_args()
+    logging.basicConfig(
+        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    try:
+        password = Path(arguments.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        server = Server(
+            Options(
+                path=arguments.path.absolute(),
+                port=arguments.port,
+                user=arguments.user,
+                password=password,
+                engine_memory=arguments.engine_memory_mib << 20 if arguments.engine_memory_mib else None,
+                most_connections=arguments.max_connections,
+            )
+        )
+    except (EngineError, OSError) as error:
+        sys.stderr.write(f"The ClickHouse server cannot start: {error}\n")
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    if arguments.port_file is not None:
+        _write_atomically(arguments.port_file, f"{server.port}\n")
+    sys.stdout.write(f"ClickHouse {server.engine_version} (chDB) listens on 127.0.0.1:{server.port}, native protocol\n")
+    sys.stdout.flush()
+    server.serve()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pulsetrain_local.clickhouse", description=main.__doc__)
+    parser.add_argument("--path", type=Path, required=True, help="directory of the data; belongs to one process")
+    parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--port-file", type=Path, help="file that gets the port, once the server listens")
+    parser.add_argument("--user", required=True)
+    parser.add_argument("--password-file", type=Path, required=True, help="file whose first line is the password")
+    parser.add_argument(
+        "--engine-memory-mib", type=int, help="what queries may take in all; default: a quarter of the memory"
+    )
+    parser.add_argument("--max-connections", type=int, default=MOST_CONNECTIONS)
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""The ClickHouse engine as a library (chDB), and the few of its ways that a server relies on.
+
+A path belongs to one process. An EngineConnection is a session of its own: current database, settings, temporary tables. It does
+one thing at a time. Calls give the interpreter lock back while they work. What chDB raises becomes EngineError, with the code
+and the name that a ClickHouse server would send.
+
+chDB has no users and no grants to take away: SQL reaches what this process reaches, by `file()`, `url()`, `executable()` and
+the like. Whoever has the password of this server acts as the person who started it.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import chdb
+
+ERROR = re.compile(r"Code: (?P<code>\d+)\. (?P<name>DB::\w*Exception): (?P<message>.*)", re.DOTALL)
+ERROR_NAME = re.compile(r"\((?P<name>[A-Z][A-Z0-9_]+)\)\s*$")
+ENGINE_VERSION = re.compile(r"\s*\(version [\w. ()-]+\)\s*$")
+UNKNOWN_EXCEPTION = 1002
+QUERY_WAS_CANCELLED = 394
+NOT_STREAMABLE = "Streaming query is not supported"
+
+# What chDB sets otherwise than a server does: a bare expression is no query, and an INSERT answers when it is stored.
+SESSION_DEFAULTS = {"async_insert": "0", "implicit_select": "0"}
+
+
+class EngineError(Exception):
+    """The engine refused or failed. `message` is as a server sends it, after `DB::Exception: `."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"Code: {code}. DB::Exception: {message}")
+        self.code = code
+        self.message = message
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        """What chDB raised, read back into code and message."""
+        text = str(error)
+        match = ERROR.search(text)
+        if match is None:
+            return cls(UNKNOWN_EXCEPTION, f"{text} (UNKNOWN_EXCEPTION)")
+        return cls(int(match["code"]), ENGINE_VERSION.sub("", match["message"]))
+
+    @property
+    def name(self) -> str:
+        """The error's name, such as UNKNOWN_TABLE; empty where the engine gave none."""
+        match = ERROR_NAME.search(self.message)
+        return match["name"] if match else ""
+
+
+class NotStreamable(Exception):
+    """The statement is of a kind whose result the engine gives whole."""
+
+
+class Engine:
+    """The engine over one directory, for as long as this process lives."""
+
+    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
+        """Opens the directory. `options` are settings of the server (`max_server_memory_usage`, cache sizes).
+
+        Raises EngineError where another process holds the path, or it cannot be opened.
+        """
+        self._path = path
+        path.mkdir(parents=True, exist_ok=True)
+        target = f"{path}?{urlencode(options)}" if options else str(path)
+        try:
+            self._keeper = chdb.connect(target)
+        except Exception as error:
+            raise EngineError.of(error) from error
+
+    def connect(self) -> "EngineConnection":
+        """A new session."""
+        try:
+            return EngineConnection(chdb.connect(str(self._path)))
+        except Exception as error:
+            raise EngineError.of(error) from error
+
+    def close(self) -> None:
+        """Closes the engine. Sessions must be closed before."""
+        self._keeper.close()
+
+
+class EngineConnection:
+    """One session."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.progress: Mapping[str, int] = {}
+        connection.set_progress_callback(self._note_progress)
+        self.query(settings_statement(SESSION_DEFAULTS))
+
+    def _note_progress(self, progress: Mapping[str, int]) -> None:
+        self.progress = progress
+
+    def query(self, sql: str, output_format: str = "Native") -> bytes:
+        """Runs a statement and returns its whole result."""
+        try:
+            return bytes(self._connection.query(sql, output_format).bytes())
+        except Exception as error:
+            raise EngineError.of(error) from error
+
+    def reads_only(self, sql: str) -> bool:
+        """Whether the statement is one that gives rows and changes nothing, in the engine's own judgement."""
+        try:
+            return str(self._connection._conn.classify_query(sql)["query_class"]).endswith("READ_ONLY")  # noqa: SLF001
+        except Exception as error:
+            raise EngineError.of(error) from error
+
+    @contextlib.contextmanager
+    def stream(self, sql: str) -> Iterator[Iterator[bytes]]:
+        """Runs a query and gives its blocks as they come; leaving early cancels it. Raises NotStreamable for what is no query."""
+        try:
+            result = self._connection.send_query(sql, "Native")
+        except Exception as error:
+            if NOT_STREAMABLE in str(error):
+                raise NotStreamable from error
+            raise EngineError.of(error) from error
+        try:
+            yield self._blocks(result)
+        finally:
+            try:
+                result.cancel()
+            except Exception as error:
+                raise EngineError.of(error) from error
+
+    @staticmethod
+    def _blocks(result: Any) -> Iterator[bytes]:
+        while True:
+            try:
+                chunk = result.fetch()
+            except Exception as error:
+                raise EngineError.of(error) from error
+            if chunk is None:
+                return
+            yield bytes(chunk.bytes())
+
+    def insert(self, head: str) -> "EngineInsert":
+        """Begins an INSERT of blocks; `head` is the statement up to where data or FORMAT would stand."""
+        try:
+            return EngineInsert(self._connection.send_insert(head, "Native"))
+        except Exception as error:
+            raise EngineError.of(error) from error
+
+    def close(self) -> None:
+        """Ends the session."""
+        self._connection.close()
+
+
+class EngineInsert:
+    """An INSERT under way. Stored by `finish()`; leaving without it leaves nothing behind."""
+
+    def __init__(self, inserter: Any) -> None:
+        self._inserter = inserter
+
+    def append(self, blocks: bytes) -> None:
+        """Hands over one or more whole blocks in format Native."""
+        try:
+            self._inserter.append(blocks)
+        except Exception as error:
+            raise EngineError.of(error) from error
+
+    def finish(self) -> int:
+        """Stores all that was handed over. Returns the rows written."""
+        try:
+            return int(self._inserter.finish().rows_written)
+        except Exception as error:
+            raise EngineError.of(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inserter.cancel()
+
+
+def quoted(value: str) -> str:
+    """A value as a string literal of SQL."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def identifier(name: str) -> str:
+    """A name as a quoted identifier of SQL."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def settings_statement(settings: Mapping[str, str | None]) -> str:
+    """`SET` of these settings; None means back to the default."""
+    assignments = (f"{name} = {'DEFAULT' if value is None else quoted(value)}" for name, value in settings.items())
+    return f"SET {', '.join(assignments)}"

@@ -1,0 +1,173 @@
+"""The listener: accepts connections on loopback, gives each a thread and a session, and closes them in order."""
+
+import itertools
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pulsetrain_local.clickhouse import protocol
+from pulsetrain_local.clickhouse.engine import Engine
+from pulsetrain_local.clickhouse.session import Host, Session
+from pulsetrain_local.clickhouse.settings import SettingTypes
+from pulsetrain_local.clickhouse.watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+MOST_CONNECTIONS = 100
+GRACE_SECONDS = 5.0
+REFUSAL_SECONDS = 0.5
+TOO_MANY_CONNECTIONS = 202
+HELD_IN_MEMORY = 128 << 20
+LEAST_ENGINE_MEMORY = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a server is to run. `port` 0 takes a free one."""
+
+    path: Path
+    port: int
+    user: str
+    password: str
+    engine_memory: int | None = None
+    most_connections: int = MOST_CONNECTIONS
+
+
+def engine_options(memory: int | None, machine_memory: int) -> Mapping[str, str]:
+    """The server settings of an engine that shares a machine: small caches, and a bound on what queries may take in all."""
+    return {
+        "max_server_memory_usage": str(memory or max(LEAST_ENGINE_MEMORY, machine_memory // 4)),
+        "mark_cache_size": str(64 << 20),
+        "index_mark_cache_size": str(16 << 20),
+        "primary_index_cache_size": str(64 << 20),
+        "query_condition_cache_size": str(8 << 20),
+        "max_thread_pool_size": "500",
+    }
+
+
+class Server:
+    """Serves one engine. `serve()` returns after `stop()`, which any thread or a signal handler may call."""
+
+    def __init__(self, options: Options) -> None:
+        """Opens the engine and the port. Raises EngineError, OSError."""
+        self._options = options
+        self._listener = socket.create_server((LOOPBACK, options.port), backlog=128)
+        self.port: int = self._listener.getsockname()[1]
+        self._engine = Engine(
+            options.path / "engine", engine_options(options.engine_memory, psutil.virtual_memory().total)
+        )
+        self._watcher = Watcher(self._engine)
+        with_engine = self._engine.connect()
+        version, timezone = (
+            with_engine.query("SELECT version(), timezone()", "TabSeparated").decode().rstrip("\n").split("\t")
+        )
+        self.engine_version = version
+        self._host = Host(
+            engine=self._engine,
+            watcher=self._watcher,
+            setting_types=SettingTypes(with_engine),
+            user=options.user,
+            password=options.password,
+            version=_version(version),
+            timezone=timezone,
+            spill_directory=options.path / "held",
+            held_in_memory=HELD_IN_MEMORY,
+        )
+        with_engine.close()
+        self._threads: dict[threading.Thread, socket.socket] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def serve(self) -> None:
+        """Accepts connections until `stop()`, then lets what is under way end, within a grace, and closes the engine."""
+        self._watcher.start()
+        numbers = itertools.count(1)
+        while not self._stopping.is_set():
+            try:
+                connection, address = self._listener.accept()
+            except OSError:
+                if not self._stopping.is_set():
+                    raise
+                break
+            self._admit(connection, f"{address[0]}:{address[1]}", next(numbers))
+        self._close()
+
+    def stop(self) -> None:
+        """Makes `serve()` return."""
+        self._stopping.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+
+    def _admit(self, connection: socket.socket, peer: str, number: int) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._lock:
+            if len(self._threads) < self._options.most_connections:
+                thread = threading.Thread(
+                    target=self._serve_one, args=(connection, peer, number), name=f"connection {number}", daemon=True
+                )
+                self._threads[thread] = connection
+                thread.start()
+                return
+        log.warning("%s: refused, for there are %d connections already", peer, self._options.most_connections)
+        self._refuse(connection)
+
+    def _refuse(self, connection: socket.socket) -> None:
+        message = (
+            f"Too many connections: {self._options.most_connections} are the most. (TOO_MANY_SIMULTANEOUS_QUERIES)"
+        )
+        with connection:
+            try:
+                connection.settimeout(REFUSAL_SECONDS)
+                connection.recv(1 << 16)  # its Hello: closing with it unread would take the answer back
+                connection.sendall(protocol.exception(TOO_MANY_CONNECTIONS, message))
+            except OSError as error:
+                log.debug("a refused client could not be told: %s", error)
+
+    def _serve_one(self, connection: socket.socket, peer: str, number: int) -> None:
+        try:
+            with connection:
+                Session(connection, peer, self._host, f"connection {number}").run()
+        except Exception:
+            log.exception("%s: closing the connection after an error of this server's own", peer)
+        finally:
+            with self._lock:
+                del self._threads[threading.current_thread()]
+
+    def _close(self) -> None:
+        self._listener.close()
+        self._watcher.leave()
+        with self._lock:
+            threads = dict(self._threads)
+        for connection in threads.values():
+            try:
+                connection.shutdown(socket.SHUT_RD)
+            except OSError as error:
+                log.debug("a connection was closed already: %s", error)
+        if not _joined(threads, GRACE_SECONDS):
+            self._watcher.cancel_all()
+            if not _joined(threads, GRACE_SECONDS):
+                log.warning("queries are still running after %g s: leaving them", 2 * GRACE_SECONDS)
+                return
+        self._watcher.stop()
+        self._engine.close()
+
+
+def _joined(threads: Mapping[threading.Thread, socket.socket], seconds: float) -> bool:
+    """Whether all threads ended within the time."""
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
+
+
+def _version(text: str) -> tuple[int, int, int]:
+    """`26.9.2.1` -> (26, 9, 2)."""
+    major, minor, patch = (int(part) for part in re.findall(r"\d+", text)[:3])
+    return major, minor, patch

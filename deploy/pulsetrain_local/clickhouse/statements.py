@@ -1,0 +1,231 @@
+"""What a server must know of a statement before the engine gets it: very little, and never from a guess at its words.
+
+Two clauses are the client's business although they stand in the statement (FORMAT and INTO OUTFILE), and an INSERT may end
+where its data would begin, which then comes as blocks. Both are found by ClickHouse's own lexical rules, so that
+nothing in a comment, a string or a quoted name is taken for a keyword. All else is left to the engine to judge.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+TOKEN = re.compile(
+    r"""
+      (?P<blank>   [\s\x00\ufeff]++ | --[^\n]*+ | \#[ !][^\n]*+ | /\*.*?(?:\*/|\Z) )
+    | (?P<string>  '(?:[^'\\]|\\.|'')*+(?:'|\Z) )
+    | (?P<name>    "(?:[^"\\]|\\.|"")*+(?:"|\Z) | `(?:[^`\\]|\\.|``)*+(?:`|\Z) )
+    | (?P<heredoc> \$(?P<tag>\w*+)\$.*?\$(?P=tag)\$ )
+    | (?P<number>  [0-9](?:[\w.]|(?<=[eEpP])[+-])*+ )
+    | (?P<word>    [^\W\d]\w*+ )
+    | (?P<other>   . )
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+CLIENT_CLAUSE = re.compile(r"\b(?:FORMAT|OUTFILE)\b", re.IGNORECASE)
+OPENING, CLOSING = "([{", ")]}"
+SELECTS = frozenset({"SELECT", "WITH", "FROM", "("})
+# After one of these a word names something, so FORMAT is a name there.
+BEFORE_A_NAME = frozenset({"", ",", ".", "AS", "FROM", "JOIN", "TABLE", "INTO", "BY", "SELECT", "USE"})
+
+
+class MultipleStatements(ValueError):
+    """Several statements where one is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of a statement that is neither blank nor comment. `text` is in upper case where it is a word."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class InsertOfBlocks:
+    """An INSERT whose rows come as blocks of data: its head, and what SELECT would give the columns it fills."""
+
+    head: str
+    sample: str
+
+
+def tokens(text: str, start: int = 0) -> Iterator[Token]:
+    """The tokens of a statement, lazily: what follows the head of an INSERT is data, and is never read as SQL."""
+    for match in TOKEN.finditer(text, start):
+        kind = str(match.lastgroup if match.lastgroup != "tag" else "heredoc")
+        if kind == "blank":
+            continue
+        piece = match.group()
+        yield Token(kind, piece.upper() if kind == "word" else piece, match.start(), match.end())
+
+
+def first_word(text: str) -> str:
+    """The keyword that a statement starts with, in upper case; brackets before it do not count."""
+    return next((token.text for token in tokens(text) if token.text != "("), "")
+
+
+def for_the_engine(text: str) -> str:
+    """The statement without what is the client's business, and without a closing semicolon.
+
+    Raises MultipleStatements where another statement follows the first, as a ClickHouse server does.
+    """
+    if ";" not in text and not CLIENT_CLAUSE.search(text):
+        return text
+    depth, kept, previous = 0, list(tokens(text)), ""
+    for position, token in enumerate(kept):
+        if token.kind == "other" and token.text in OPENING:
+            depth += 1
+        elif token.kind == "other" and token.text in CLOSING:
+            depth -= 1
+        elif token.kind == "other" and token.text == ";":
+            if position + 1 < len(kept) and any(later.text != ";" for later in kept[position + 1 :]):
+                raise MultipleStatements("Syntax error (Multi-statements are not allowed)")
+            return _without_client_clauses(text[: token.start], kept[:position])
+        previous = token.text
+    del previous
+    return _without_client_clauses(text, kept)
+
+
+def _without_client_clauses(text: str, pieces: list[Token]) -> str:
+    """Cuts `INTO OUTFILE … ` and `FORMAT name` out where they stand outside all brackets."""
+    cuts, depth, position = [], 0, 0
+    while position < len(pieces):
+        token = pieces[position]
+        if token.kind == "other" and token.text in OPENING:
+            depth += 1
+        elif token.kind == "other" and token.text in CLOSING:
+            depth -= 1
+        elif depth == 0 and token.kind == "word":
+            end = _client_clause(pieces, position)
+            if end > position:
+                cuts.append((token.start, pieces[end - 1].end))
+                position = end
+                continue
+        position += 1
+    for start, stop in reversed(cuts):
+        text = text[:start] + " " + text[stop:]
+    return text
+
+
+def _client_clause(pieces: list[Token], position: int) -> int:
+    """The index behind the client's clause that starts at `position`, or `position` where none does."""
+
+    def at(offset: int) -> Token:
+        return pieces[offset] if offset < len(pieces) else Token("end", "", 0, 0)
+
+    word = at(position).text
+    if word == "INTO" and at(position + 1).text == "OUTFILE" and at(position + 2).kind == "string":
+        end = position + 3
+        while (
+            at(end).kind == "word" and at(end).text in {"TRUNCATE", "APPEND", "AND", "STDOUT", "COMPRESSION", "LEVEL"}
+        ) or (at(end - 1).text in {"COMPRESSION", "LEVEL"} and at(end).kind in {"string", "number"}):
+            end += 1
+        return end
+    if word == "FORMAT" and at(position + 1).kind == "word" and at(position + 2).text in {"", "SETTINGS", "INTO"}:
+        before = pieces[position - 1].text if position else ""
+        return position if before in BEFORE_A_NAME else position + 2
+    return position
+
+
+def insert_of_blocks(text: str) -> InsertOfBlocks | None:
+    """The INSERT that a statement is, where its data is yet to come; None for every other statement.
+
+    `INSERT … SELECT`, and an INSERT that carries its rows in its own text, are whole and None.
+    """
+    stream = tokens(text)
+    begin = next(stream, None)
+    if begin is None or begin.text != "INSERT":
+        return None
+    head = list[Token]()
+    end: Token | None = None
+    depth = 0
+    for token in stream:
+        if token.kind == "other" and token.text in OPENING:
+            depth += 1
+        elif token.kind == "other" and token.text in CLOSING:
+            depth -= 1
+        elif depth == 0 and token.kind == "word" and _ends_the_head(token, head):
+            end = token
+            break
+        elif token.kind == "other" and token.text == ";":
+            break
+        head.append(token)
+    if end is None or end.text in {"SELECT", "WITH", "WATCH", "FROM"}:
+        return None
+    cut = text[begin.start : end.start]
+    if end.text == "FORMAT":
+        settings_or_data = _after_format(text, stream)
+        if settings_or_data is None:
+            return None
+        cut = f"{cut.rstrip()} {settings_or_data}"
+    elif text[end.end :].strip(" \t\r\n;"):
+        return None
+    sample = _sample(text, head)
+    return None if sample is None else InsertOfBlocks(cut.rstrip(), sample)
+
+
+def _ends_the_head(token: Token, head: list[Token]) -> bool:
+    """Whether a word outside brackets is the keyword after an INSERT's target, not the target's own name."""
+    before = head[-1].text if head else ""
+    if before in {"", "INTO", "TABLE", "FUNCTION", "."}:
+        return False
+    return token.text in {"VALUES", "FORMAT", "SELECT", "WITH", "WATCH"} or (
+        token.text == "FROM" and before != "EXCEPT"
+    )
+
+
+def _after_format(text: str, stream: Iterator[Token]) -> str | None:
+    """The SETTINGS clause behind `FORMAT name`, maybe empty; None where the data itself stands there."""
+    name = next(stream, None)
+    if name is None:
+        return ""
+    rest = text[name.end :]
+    following = next(tokens(rest), None)
+    if following is not None and following.text == "SETTINGS":
+        return rest.strip(" \t\r\n;")
+    return None if rest.strip(" \t\r\n;") else ""
+
+
+def _sample(text: str, head: list[Token]) -> str | None:
+    """`SELECT columns FROM target`, whose columns are those of the blocks to come. None where the INSERT has a subquery."""
+    position = 0
+    for word in ("INTO", "TABLE"):
+        if position < len(head) and head[position].text == word:
+            position += 1
+    function = position < len(head) and head[position].text == "FUNCTION"
+    position += function
+    start = position
+    while position < len(head) and not (head[position].kind == "other" and head[position].text == "("):
+        if head[position].text in {"SETTINGS", "PARTITION"}:
+            break
+        position += 1
+    if function:
+        position = _behind_brackets(head, position)
+    if position == start:
+        return None
+    target = text[head[start].start : head[position - 1].end]
+    if position < len(head) and head[position].text == "PARTITION":
+        while position < len(head) and head[position].text not in {"(", "SETTINGS"}:
+            position += 1
+    columns = "*"
+    if position < len(head) and head[position].text == "(":
+        end = _behind_brackets(head, position)
+        if position + 1 < len(head) and head[position + 1].text in SELECTS:
+            return None
+        columns = text[head[position].end : head[end - 1].start]
+    return f"SELECT {columns} FROM {target}"
+
+
+def _behind_brackets(pieces: list[Token], position: int) -> int:
+    """The index behind the bracket that opens at `position` (or at once where none does)."""
+    depth = 0
+    while position < len(pieces):
+        if pieces[position].kind == "other" and pieces[position].text in OPENING:
+            depth += 1
+        elif pieces[position].kind == "other" and pieces[position].text in CLOSING:
+            depth -= 1
+        position += 1
+        if depth == 0:
+            return position
+    return position
