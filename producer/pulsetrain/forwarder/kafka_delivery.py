@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF = 0.25
 LAST_BACKOFF = 5.0
 STALL_SECONDS = 3.0  # without a confirmation: the broker counts as away, and its address is asked for again
+GIVE_UP_SECONDS = 12.0  # without one: a producer with unsent batches keeps a core busy, one that is made anew does not
 BLOCK_SECONDS = 5.0  # the longest that one call into the producer may take
 
 PRODUCER_CONFIG = {
@@ -217,6 +218,8 @@ class KafkaDelivery:
             return
         if address is not None and address != self._address:
             self._give_up(f"the broker moved to {address}")
+        elif now - self._heard_at > GIVE_UP_SECONDS:
+            self._give_up(self._state.detail)
         elif not self._waiting:
             self._leave.wait(0.2)
 

@@ -112,22 +112,22 @@ def _gather(items: Iterable[RowBlock | TextRow], target: int) -> Iterator[_Rows]
             continue
         block = item
         row_bytes = 8 * len(block.keys) + ROW_BYTES
-        while len(block.sequences):
-            room = (target - rows.size) // row_bytes
-            if rows.rows and room < 1:
-                yield rows
-                rows = _Rows()
-                continue
-            fits = max(min(room, len(block.sequences)), 1)
-            rows.add(_first(block, fits))
-            block = after(block, int(block.sequences[0]) + fits - 1)
+        while (room := (target - rows.size) // row_bytes) < len(block.sequences):
+            if room >= 1 or not rows.rows:
+                fits = max(room, 1)
+                rows.add(_first(block, fits))
+                block = after(block, int(block.sequences[0]) + fits - 1)
+            yield rows
+            rows = _Rows()
+            if not len(block.sequences):
+                break
+        else:
+            rows.add(block)
     if rows.rows:
         yield rows
 
 
 def _first(block: RowBlock, count: int) -> RowBlock:
-    if count == len(block.sequences):
-        return block
     return RowBlock(block.keys, block.sequences[:count], block.steps[:count], block.times[:count], block.values[:count])
 
 

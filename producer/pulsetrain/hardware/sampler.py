@@ -13,6 +13,8 @@ from typing import Protocol
 
 Sample = dict[str, float]
 
+HANGS_AFTER = 3  # ticks missed in a row; one or two are a machine that is busy, or a driver that starts
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +47,7 @@ class Lane:
         self._samples: dict[str, Sample] = {}
         self._now = 0.0
         self._leaving = False
-        self._hangs = False
+        self._missed = 0
         self._thread = threading.Thread(target=self._run, name=f"sampler-{name}", daemon=True)
         self._thread.start()
 
@@ -58,14 +60,14 @@ class Lane:
             self._wanted.set()
 
     def collect(self, timeout: float) -> Mapping[str, Sample]:
-        """What the round gave; empty when it did not come back in time, which is said once for each time it hangs."""
+        """What the round gave; empty when it did not come back in time. Said once if that goes on."""
         if self._done.wait(timeout):
-            if self._hangs:
-                self._hangs = False
+            if self._missed >= HANGS_AFTER:
                 self._report(f"the {self.name} sampler answers again")
+            self._missed = 0
             return self._samples
-        if not self._hangs:
-            self._hangs = True
+        self._missed += 1
+        if self._missed == HANGS_AFTER:
             self._report(f"the {self.name} sampler hangs in {self.asking}: its metrics are missing until it returns")
         return {}
 
