@@ -87,7 +87,7 @@ def _latest(journals: list[Found]) -> Earlier:
     for journal, data in ordered:
         if data["attempt"] != latest:
             continue
-        running = running or _runs(data)
+        ended = False
         if data.get("primary"):
             start, exit_code = data, None
         with JournalReader(journal) as reader:
@@ -101,8 +101,10 @@ def _latest(journals: list[Found]) -> Earlier:
                     config.update(item.data.get("config", {}))
                     for key in item.data.get("removed", ()):
                         config.pop(key, None)
-                elif isinstance(item, Event) and item.kind == "finish" and data.get("primary"):
-                    exit_code = item.data.get("exit_code")
+                elif isinstance(item, Event) and item.kind == "finish":
+                    ended = True
+                    exit_code = item.data.get("exit_code") if data.get("primary") else exit_code
+        running = running or (not ended and _runs(data))
     if last_step is None and latest and (earlier := [found for found in ordered if found[1]["attempt"] < latest]):
         last_step = _latest(earlier).last_step
     return Earlier(ordered[-1][1]["run_id"], latest, last_step, running, exit_code, config, fold.values(), start)

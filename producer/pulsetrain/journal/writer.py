@@ -288,7 +288,11 @@ def allocate(descriptor: int, size: int) -> None:
 
 
 def _shape_body(number: int, keys: Sequence[str]) -> bytes:
-    return BODY_HEADER.pack(SHAPE, 0, number, 0) + json.dumps(list(keys), separators=(",", ":")).encode()
+    if not all(isinstance(key, str) for key in keys):
+        raise TypeError("the keys of a row are text")
+    # A half of a surrogate pair is text in Python and nowhere else.
+    sound = [key if key.isascii() else key.encode("utf-8", "backslashreplace").decode() for key in keys]
+    return BODY_HEADER.pack(SHAPE, 0, number, 0) + json.dumps(sound, separators=(",", ":")).encode()
 
 
 assert struct.calcsize("@QQqd") == ROW_HEADER_BYTES
