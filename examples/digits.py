@@ -120,10 +120,12 @@ def train(
     }
     # A run is a context: it finishes when the block ends, and is marked as failed when an exception leaves it.
     with pulsetrain.init(project=project, name=f"lr={learning_rate:g}", config=config, tags=["digits", "numpy"]) as run:
-        # By default the summary keeps the last value of a metric. These are better judged by their best.
-        run.define_metric("val/accuracy", summary="max")
-        run.define_metric("val/loss", summary="min")
-        run.define_metric("train/*", summary="last")
+        # By default the summary keeps the last value of a metric. These two are better judged by their best, and they
+        # are drawn over epochs, of which the rows that lack one get the latest.
+        run.define_metric("val/accuracy", step_metric="epoch", summary="max")
+        run.define_metric("val/loss", step_metric="epoch", summary="min")
+        # A name may end in a star. The mean over a whole run tells how fast it learned.
+        run.define_metric("train/*", summary=["last", "mean"])
 
         network = Network(hidden, rng)
         seen, best_epoch, best_accuracy = 0, 0, 0.0
@@ -158,7 +160,8 @@ def train(
             if val_accuracy > best_accuracy:
                 best_epoch, best_accuracy = epoch, val_accuracy
             run.log({"val/loss": val_loss, "val/accuracy": val_accuracy})
-            print(f"{run.name}  epoch {epoch + 1:>3}  val/loss {val_loss:.4f}  val/accuracy {val_accuracy:.4f}")
+            if epoch % 5 == 4:
+                print(f"{run.name}  epoch {epoch + 1:>3}  val/loss {val_loss:.4f}  val/accuracy {val_accuracy:.4f}")
         run.summary["best_epoch"] = best_epoch
         run.summary["parameters"] = sum(weight.size for weight in network.weights)
         return run.id, best_accuracy
@@ -168,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--project", default="digits")
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[0.003, 0.03, 0.3], metavar="RATE")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--seed", type=int, default=1)

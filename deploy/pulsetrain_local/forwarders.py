@@ -8,6 +8,9 @@ from typing import Any
 
 from pulsetrain_local.home import read_json
 
+LOCAL = "local"
+"""The destination that means the stack of the same home."""
+
 
 @dataclass(frozen=True, slots=True)
 class ForwarderStatus:

@@ -19,12 +19,13 @@ from typing import Any, TextIO
 import psutil
 
 from pulsetrain_local import kafka_jars
+from pulsetrain_local.forwarders import LOCAL, forwarders
 from pulsetrain_local.home import Home, read_json
 from pulsetrain_local.java import NoJava, find_java
 from pulsetrain_local.kafka import rehearse
 from pulsetrain_local.kafka_jars import InstallProgress, KafkaNotInstalled
 from pulsetrain_local.ports import PortInUse
-from pulsetrain_local.processes import ProcessIdentity
+from pulsetrain_local.processes import ProcessIdentity, end
 from pulsetrain_local.rehearsal import exercise
 from pulsetrain_local.stack import KafkaRuntime, WantedPorts, choose_ports, plan
 from pulsetrain_local.supervisor import Reporter, StackFailed, Supervisor, stop_orphans
@@ -145,7 +146,22 @@ def take_down(home: Home, patience: float = 60.0) -> bool:
     while home.has_supervisor() and time.monotonic() < deadline:
         time.sleep(0.05)
     stop_orphans(home)
+    _dismiss_idle_forwarder(home)
     return True
+
+
+def _dismiss_idle_forwarder(home: Home) -> None:
+    """Ends the forwarder of this stack where no run needs it: it would leave by itself half a minute later.
+
+    One that still has journals to read or to send stays, and sends them when the stack is up again.
+    """
+    idle = [
+        identity
+        for forwarder in forwarders(home.root)
+        if forwarder.destination == LOCAL and forwarder.alive and not forwarder.journals and forwarder.pid is not None
+        if (identity := ProcessIdentity.of(forwarder.pid)) is not None
+    ]
+    end(idle, grace=10)
 
 
 class LineReporter:

@@ -1,0 +1,180 @@
+"""`make demo`: a local stack, three real training runs, and what the pipeline made of them.
+
+Everything it makes is under .demo/ and in report.html. It ends with exit code 1 when a single logged point is missing.
+What a person would type is run as it would be typed; what is shown is asked through `pulsetrain.Api`.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pulsetrain_schemas.errors import UserError
+
+PROJECT = "digits"
+HERE = Path(__file__).parent
+PLACE = Path(".demo").absolute()
+REPORT = Path("report.html")
+STORED_WITHIN = 60.0
+LATENCY = """
+SELECT count(), quantileExact(0.5)(seconds), quantileExact(0.99)(seconds)
+FROM
+(
+    SELECT (toUnixTimestamp64Micro(stored_at) - toUnixTimestamp64Micro(first_ts)) / 1e6 AS seconds
+    FROM stored_batches
+    WHERE project = {project:String} AND topic LIKE '%metrics' AND has({runs:Array(String)}, run_id)
+)
+"""
+TELEMETRY = """
+SELECT count(), uniqExact(metric), uniqExact(gpu) - countIf(gpu = '') > 0
+FROM system WHERE project = {project:String} AND has({runs:Array(String)}, run_id)
+"""
+
+console = Console(highlight=False)
+
+
+class DemoFailed(RuntimeError):
+    """A step of the demo did not succeed; the text says which."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="leave the stack up")
+    keep = parser.parse_args().keep
+    began = time.monotonic()
+    for name in [name for name in os.environ if name.startswith(("PULSETRAIN_", "WANDB_"))]:
+        del os.environ[name]
+    os.environ |= {"PULSETRAIN_HOME": str(PLACE / "home"), "PULSETRAIN_DIR": str(PLACE / "runs")}
+    try:
+        heading("A local stack: Kafka, ClickHouse and the service between them")
+        pulsetrain("up", "--detach", quiet=True)
+        whole = show()
+        heading("A look around")
+        look_around(keep)
+    except (DemoFailed, UserError) as failed:
+        console.print(f"[red]{failed}[/red]")
+        whole = False
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        whole = False
+    finally:
+        if not keep:
+            pulsetrain("down", quiet=True, check=False)
+    console.print(f"\n{time.monotonic() - began:.0f} s in all.")
+    return 0 if whole else 1
+
+
+def show() -> bool:
+    """Trains and shows what was stored. Whether all of it was."""
+    import pulsetrain as tracker
+
+    with tracker.Api() as api:
+        before = {run.id for run in api.runs(PROJECT)}
+        heading("Three small networks learn to read digits")
+        run([sys.executable, str(HERE / "digits.py"), "--project", PROJECT])
+        ended = time.monotonic()
+        runs = [found for found in api.runs(PROJECT, order="-summary.val/accuracy.max") if found.id not in before]
+        ids = [found.id for found in runs]
+        while not settled(api.account(PROJECT, ids)) and time.monotonic() - ended < STORED_WITHIN:
+            time.sleep(0.1)
+        waited = time.monotonic() - ended
+        runs = [found for found in api.runs(PROJECT, order="-summary.val/accuracy.max") if found.id in ids]
+
+        heading("The runs, best first, as ClickHouse has them")
+        table = Table(
+            "run", "id", "learning rate", "best val/accuracy", "best val/loss", "state", box=None, pad_edge=False
+        )
+        for found in runs:
+            accuracy, loss = (
+                best(found.summary, name, kind) for name, kind in (("val/accuracy", "max"), ("val/loss", "min"))
+            )
+            rate = f"{found.config['learning_rate']:g}"
+            table.add_row(found.name, found.id, rate, f"{accuracy:.4f}", f"{loss:.4f}", found.state)
+        console.print(table)
+
+        heading("The loss account: every point logged, every point stored")
+        table = Table("run", "rows logged", "points logged", "points stored", "missing", box=None, pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        totals = [0, 0, 0, 0]
+        for found in runs:
+            writers = found.account()
+            counts = [
+                sum(writer.produced_rows for writer in writers),
+                sum(writer.produced_points + writer.produced_texts for writer in writers),
+                sum(writer.stored_points + writer.stored_texts for writer in writers),
+                sum(writer.missing for writer in writers),
+            ]
+            totals = [total + count for total, count in zip(totals, counts, strict=True)]
+            table.add_row(found.name, *(f"{count:,}" for count in counts))
+        table.add_row("[bold]all", *(f"[bold]{total:,}" for total in totals))
+        console.print(table)
+        whole = bool(runs) and settled(api.account(PROJECT, ids))
+        if not whole:
+            console.print(f"[red]not all of it was stored within {STORED_WITHIN:.0f} s[/red]")
+
+        heading("The pipeline itself")
+        asked = {"project": PROJECT, "runs": ids}
+        ((batches, median, slowest),) = api.sql(LATENCY, asked).rows
+        ((samples, metrics, gpus),) = api.sql(TELEMETRY, asked).rows
+        console.print(
+            f"log() to stored, the oldest row of each of {batches} batches: p50 {median:.2f} s, p99 {slowest:.2f} s"
+        )
+        console.print(f"all of it was stored {waited:.1f} s after the training ended")
+        told = "host and GPU" if gpus else "host"
+        console.print(f"{samples:,} samples of {metrics} {told} metrics lie beside the runs")
+
+    heading("The report")
+    pulsetrain("report", PROJECT, "-o", str(REPORT))
+    return whole
+
+
+def settled(writers: Sequence[object]) -> bool:
+    """Whether every writer has ended and nothing of it is missing."""
+    return all(writer.missing == 0 and writer.state != "running" for writer in writers)  # type: ignore[attr-defined]
+
+
+def best(summary: dict[str, object], name: str, kind: str) -> float:
+    """What a summary says of a metric that has a `kind` of its own."""
+    value = summary.get(f"{name}.{kind}", summary.get(name))
+    found = value.get(kind) if isinstance(value, dict) else value
+    return float(found) if isinstance(found, int | float) else float("nan")
+
+
+def look_around(keep: bool) -> None:
+    """What to do next."""
+    place = f"PULSETRAIN_HOME={PLACE.relative_to(Path.cwd())}/home"
+    console.print(f"open {REPORT} in a browser: curves of all runs, their differences, and the machine below them")
+    if keep:
+        console.print("the stack is up (KEEP=1). It answers SQL, from here and from any ClickHouse client:")
+    else:
+        console.print(f"nothing is left running. {place} .venv/bin/pulsetrain up --detach brings it back, then:")
+    query = "select run_id, count() from metrics group by run_id"
+    console.print(f'  {place} .venv/bin/pulsetrain sql "{query}"', soft_wrap=True)
+    console.print(f"  {place} .venv/bin/pulsetrain runs {PROJECT}", soft_wrap=True)
+    console.print(f"  {place} .venv/bin/pulsetrain down", soft_wrap=True)
+
+
+def heading(text: str) -> None:
+    console.print(f"\n[bold]{text}[/bold]")
+
+
+def pulsetrain(*arguments: str, quiet: bool = False, check: bool = True) -> None:
+    """Runs the `pulsetrain` command of this Python; `quiet` leaves its standard output away."""
+    run([sys.executable, "-m", "pulsetrain.commands", *arguments], quiet=quiet, check=check)
+
+
+def run(command: list[str], *, quiet: bool = False, check: bool = True) -> None:
+    done = subprocess.run(command, stdout=subprocess.DEVNULL if quiet else None, check=False)
+    if check and done.returncode != 0:
+        raise DemoFailed(f"{' '.join(command[1:])} ended with exit code {done.returncode}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
