@@ -11,6 +11,8 @@
     acknowledgement  what Kafka has confirmed, in order, and on disk
     pump             one journal's way from tail to acknowledgement
     telemetry        a journal of hardware samples for each live run
+    ownership        one sender a journal
+    sending          what `pulsetrain sync` does
     durability       the fsync of each second
     service          the loop that drives them all
     process          the lock, the signals, the log, and what the loop is made of

@@ -116,9 +116,10 @@ def _on_signals(forwarder: Forwarder, stop: threading.Event) -> None:
     signal.signal(signal.SIGINT, leave)
 
 
-def configure_logging() -> None:
-    """Lines for the person who reads forwarder.log. kafka-python has its say through the status: it would log each
-    try.
+def configure_logging(*, quiet: bool = False) -> None:
+    """Lines for the person who reads forwarder.log, or errors alone.
+
+    kafka-python has its say through the status: it would log each try.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)

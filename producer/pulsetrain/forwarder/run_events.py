@@ -78,12 +78,13 @@ def _add(fields: dict[str, Any], event: Event) -> None:
     data = event.data
     if event.kind == "start":
         fields["state"] = "running"
-        fields["environment"] = {str(key): to_json(value) for key, value in data.get("environment", {}).items()}
     for name, key in (("name", "name"), ("notes", "notes"), ("run_group", "group"), ("job_type", "job_type")):
         if data.get(key) is not None:
             fields[name] = str(data[key])
     if data.get("tags") is not None:
         fields["tags"] = [str(tag) for tag in data["tags"]]
+    environment = fields.setdefault("environment", {})
+    environment.update({str(key): to_json(value) for key, value in data.get("environment", {}).items()})
     config = fields.setdefault("config", {})
     config.update({str(key): to_json(value) for key, value in data.get("config", {}).items()})
     config.update({str(key): None for key in data.get("removed", ())})

@@ -15,6 +15,7 @@ from typing import cast
 from pulsetrain.forwarder.delivery import MAX_IN_FLIGHT_BYTES, BrokerState, Delivery
 from pulsetrain.forwarder.durability import Fsync
 from pulsetrain.forwarder.liveness import ProcessWatch
+from pulsetrain.forwarder.ownership import Ownership
 from pulsetrain.forwarder.places import Place, Registration
 from pulsetrain.forwarder.pump import Pace, Pump, Ticket, note_death
 from pulsetrain.forwarder.status import Status, StatusFile
@@ -45,6 +46,7 @@ class _Writer:
     identity: Identity
     watch: ProcessWatch
     pump: Pump | None
+    ownership: Ownership | None
     lived: bool
     """Whether its process was seen alive: then the time of its death is known."""
     ended: bool = False
@@ -192,11 +194,15 @@ class Forwarder:
             if not lived:  # it died before it had a run to speak of
                 self._place.unregister(name)
             return
-        pump = None
+        pump = ownership = None
         if not identity.offline:
+            ownership = Ownership.take(journal)
+            if ownership is None:  # `pulsetrain sync` sends it just now: the next look comes after that
+                watch.close()
+                return
             fold = self._make_fold() if identity.role == "run" else None
             pump = Pump(journal, identity, self._delivery, fold=fold, framing=self._framing)
-        writer = self._writers[name] = _Writer(name, journal, identity, watch, pump, lived)
+        writer = self._writers[name] = _Writer(name, journal, identity, watch, pump, ownership, lived)
         if lived and identity.role == "run" and not (pump is not None and pump.done):
             self._fsync.add(journal)
             self._attach(writer)
@@ -271,6 +277,8 @@ class Forwarder:
         if writer.pump is not None:
             self._undeliverable += writer.pump.undeliverable
             writer.pump.close()
+        if writer.ownership is not None:
+            writer.ownership.release()
         self._fsync.drop(writer.journal)
         writer.watch.close()
         del self._writers[writer.name]
@@ -311,8 +319,8 @@ class Forwarder:
                 self._wake.wait(0.02)
         self._delivery.close(max(deadline - self._monotonic(), 0.5))
         self._hear()
-        for writer in self._writers.values():
+        for writer in list(self._writers.values()):
             if writer.pump is not None:
                 writer.pump.save()
-                writer.pump.close()
+            self._forget(writer)
         self._fsync.stop()

@@ -1,0 +1,58 @@
+"""`pulsetrain forwarder`: runs the forwarder in the foreground, or says how it does."""
+
+import json
+import os
+import time
+from typing import Any
+
+import click
+
+from pulsetrain_schemas import addresses
+
+
+@click.group(invoke_without_command=True)
+@click.option("--once", is_flag=True, help="Send what is there now, then leave.")
+@click.option(
+    "--idle-exit",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    metavar="SECONDS",
+    help="Leave after so long without a run.  [default: 30]",
+)
+@click.pass_context
+def forwarder(context: click.Context, once: bool, idle_exit: float) -> None:
+    """Run the process that carries journals to Kafka, in the foreground.
+
+    Training processes start one by themselves; this is for watching one at work, and for supervisors. Ctrl-C and
+    SIGTERM have it send what it can within seconds and leave.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from pulsetrain.forwarder.process import configure_logging, serve
+
+    configure_logging()
+    if not serve(addresses.home(), dict(os.environ), idle_exit=idle_exit, once=once):
+        raise click.ClickException("a forwarder for this home and this Kafka runs already: pulsetrain forwarder status")
+
+
+@forwarder.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool) -> None:
+    """Say whether the forwarder of this home and this Kafka runs, and what it says of the broker."""
+    from pulsetrain.forwarder import spawn
+    from pulsetrain.forwarder.places import Place, destination, read_json
+
+    place = Place.of(addresses.home(), destination())
+    running = spawn.is_running(place)
+    waiting = sum(1 for _ in place.registrations())
+    said: dict[str, Any] = (read_json(place.status) or {}) if running else {}
+    if as_json:
+        click.echo(json.dumps({"running": running, "registered": waiting, "log": str(place.log), **said}, indent=2))
+        return
+    if not running:
+        click.echo(f"no forwarder runs; {waiting} journals wait for one")
+        return
+    age = time.time() - float(said.get("updated", 0))
+    click.echo(f"forwarder {said.get('pid')}: Kafka is {said.get('broker')}: {said.get('detail')}")
+    click.echo(f"{said.get('journals')} journals to send, {said.get('live')} runs live, said {age:.0f} s ago")
+    click.echo(f"log: {place.log}")
