@@ -1,11 +1,12 @@
-"""A ClickHouse server for one machine: the native protocol on loopback, in front of the ClickHouse engine as a library (chDB).
+"""A ClickHouse server for one machine: the native protocol on loopback, in front of the engine as a library (chDB).
 
-`python -m pulsetrain_local.clickhouse --path DIR --port N --user U --password-file F`; clickhouse-driver and `clickhouse-client`
-see an ordinary server. A later HTTP port has its place beside `session`: what it needs of the engine, the statements and the
-settings knows nothing of the native protocol.
+`python -m pulsetrain_local.clickhouse --path DIR --port N --user U --password-file F`; clickhouse-driver and
+`clickhouse-client` see an ordinary server. A later HTTP port has its place beside `session`: what it needs of the
+engine, the statements and the settings knows nothing of the native protocol.
 
     server      accepts connections, a thread each
-    session     one connection: handshake, queries, inserts
+    session     one connection: packets in, answers out
+    handshake   who may enter                replies              what is sent, and progress
     protocol    packets                      wire, compression    bytes
     blocks      blocks and their extents     columns              the layouts of the types
     statements  what a server must know of a statement

@@ -49,9 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port-file", type=Path, help="file that gets the port, once the server listens")
     parser.add_argument("--user", required=True)
     parser.add_argument("--password-file", type=Path, required=True, help="file whose first line is the password")
-    parser.add_argument(
-        "--engine-memory-mib", type=int, help="what queries may take in all; default: a quarter of the memory"
-    )
+    parser.add_argument("--engine-memory-mib", type=int, help="what queries may take; default: a quarter of it all")
     parser.add_argument("--max-connections", type=int, default=MOST_CONNECTIONS)
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser

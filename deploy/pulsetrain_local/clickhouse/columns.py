@@ -1,7 +1,7 @@
-"""Where the bytes of a column end: the layouts of ClickHouse's types in the Native format, as far as walking them needs.
+"""Where the bytes of a column end: the layouts of ClickHouse's types in format Native, as far as walking them needs.
 
-Nothing is decoded. A column is a prefix (the versions of the dictionaries within) and then its rows; a nested type writes
-the prefixes of all its parts first. The layouts are those of revisions before 54454, that is without custom serialisations.
+Nothing is decoded. A column is a prefix (the versions of the dictionaries within) and then its rows; a nested type
+writes the prefixes of all its parts first. The layouts are those of revisions before 54454: no custom serialisations.
 """
 
 import re
@@ -13,12 +13,16 @@ from pulsetrain_local.clickhouse.wire import ProtocolError, Source
 
 DEEPEST_TYPE = 64
 
-FIXED_WIDTHS = {
-    **{f"{sign}{bits}": bits // 8 for sign in ("Int", "UInt") for bits in (8, 16, 32, 64, 128, 256)},
-    **{"Float32": 4, "Float64": 8, "BFloat16": 2, "Bool": 1, "Date": 2, "Date32": 4, "DateTime": 4, "DateTime64": 8},
-    **{"UUID": 16, "IPv4": 4, "IPv6": 16, "Enum8": 1, "Enum16": 2, "Time": 4, "Time64": 8, "Nothing": 1},
-    **{"Decimal32": 4, "Decimal64": 8, "Decimal128": 16, "Decimal256": 32, "Point": 16},
+INTEGER_WIDTHS = {f"{sign}{bits}": bits // 8 for sign in ("Int", "UInt") for bits in (8, 16, 32, 64, 128, 256)}
+WIDTHS = {
+    1: ("Bool", "Enum8", "Nothing"),
+    2: ("BFloat16", "Date", "Enum16"),
+    4: ("Float32", "Date32", "DateTime", "Time", "IPv4", "Decimal32"),
+    8: ("Float64", "DateTime64", "Time64", "Decimal64"),
+    16: ("UUID", "IPv6", "Decimal128", "Point"),
+    32: ("Decimal256",),
 }
+FIXED_WIDTHS = INTEGER_WIDTHS | {name: width for width, names in WIDTHS.items() for name in names}
 GEOMETRY_DEPTHS = {"Ring": 1, "LineString": 1, "Polygon": 2, "MultiLineString": 2, "MultiPolygon": 3}
 DECIMAL_WIDTHS = ((9, 4), (18, 8), (38, 16), (76, 32))
 
@@ -28,10 +32,11 @@ class UnknownLayout(ValueError):
 
 
 class Layout(ABC):
-    """How a type lies in a column."""
+    """How a type lies in a column. Most types write nothing before their rows."""
 
     def skip_prefix(self, source: Source) -> None:
         """Moves past what comes before the rows."""
+        del source
 
     @abstractmethod
     def skip_rows(self, source: Source, rows: int) -> None:
@@ -190,8 +195,6 @@ def _layout(type_name: str, depth: int) -> Layout:
         return Fixed(FIXED_WIDTHS[name])
     if name in GEOMETRY_DEPTHS:
         nested_layout: Layout = Fixed(FIXED_WIDTHS["Point"])
-        if name == "Point":
-            return nested_layout
         for _ in range(GEOMETRY_DEPTHS[name]):
             nested_layout = ArrayLayout(nested_layout)
         return nested_layout

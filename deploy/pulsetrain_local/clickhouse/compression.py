@@ -1,7 +1,7 @@
 """Compressed blocks of the native protocol: frames of LZ4 behind a CityHash128 checksum.
 
-A frame is 16 bytes of checksum, a method byte, the compressed size (this 9-byte header included), the uncompressed size,
-and the data. The checksum covers all that follows it. A block may span frames; a frame never spans blocks.
+A frame is 16 bytes of checksum, a method byte, the compressed size (this 9-byte header included), the uncompressed
+size, and the data. The checksum covers all that follows it. A block may span frames; a frame never spans blocks.
 """
 
 import struct
@@ -64,7 +64,7 @@ def _decompress(method: int, data: memoryview, size: int) -> bytes | memoryview:
 def compress(*pieces: bytes) -> bytes:
     """The pieces, one after another, as LZ4 frames."""
     data = memoryview(b"".join(pieces))
-    frames = []
+    frames = list[bytes]()
     for start in range(0, len(data), FRAME_SIZE):
         piece = data[start : start + FRAME_SIZE]
         compressed = lz4.block.compress(piece, store_size=False)
@@ -74,6 +74,6 @@ def compress(*pieces: bytes) -> bytes:
 
 
 def _checksum(frame: bytes) -> bytes:
-    """CityHash128 (the version 1.0.2 that ClickHouse keeps to) as it is written: the upper half first, each little-endian."""
+    """CityHash128 (version 1.0.2, which ClickHouse keeps to) as it is written: the upper half first."""
     value = CityHash128(frame)
     return struct.pack("<QQ", value >> 64, value & 0xFFFFFFFFFFFFFFFF)

@@ -1,11 +1,12 @@
 """The ClickHouse engine as a library (chDB), and the few of its ways that a server relies on.
 
-A path belongs to one process. An EngineConnection is a session of its own: current database, settings, temporary tables. It does
-one thing at a time. Calls give the interpreter lock back while they work. What chDB raises becomes EngineError, with the code
-and the name that a ClickHouse server would send.
+A path belongs to one process. An EngineConnection is a session of its own: current database, settings, temporary
+tables. It does one thing at a time. Calls give the interpreter lock back while they work. What chDB raises becomes
+EngineError, with the code and the name that a ClickHouse server would send.
 
-chDB has no users and no grants to take away: SQL reaches what this process reaches, by `file()`, `url()`, `executable()` and
-the like. Whoever has the password of this server acts as the person who started it.
+What is exposed: chDB has one user, and lets nobody take grants from it or bound the hosts and files that it reaches. So
+SQL reads and writes what this process may, by `file()`, `url()`, `remote()` and the like. Whoever has the password of
+this server acts as the person who started it.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import chdb
+
+from pulsetrain_local.clickhouse.protocol import Progress
 
 ERROR = re.compile(r"Code: (?P<code>\d+)\. (?P<name>DB::\w*Exception): (?P<message>.*)", re.DOTALL)
 ERROR_NAME = re.compile(r"\((?P<name>[A-Z][A-Z0-9_]+)\)\s*$")
@@ -90,12 +93,13 @@ class EngineConnection:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self.progress: Mapping[str, int] = {}
+        self.progress = Progress()
         connection.set_progress_callback(self._note_progress)
         self.query(settings_statement(SESSION_DEFAULTS))
 
-    def _note_progress(self, progress: Mapping[str, int]) -> None:
-        self.progress = progress
+    def _note_progress(self, told: Mapping[str, int]) -> None:
+        names = ("read_rows", "read_bytes", "total_rows_to_read", "written_rows", "written_bytes")
+        self.progress = Progress(*(told.get(name, 0) for name in names))
 
     def query(self, sql: str, output_format: str = "Native") -> bytes:
         """Runs a statement and returns its whole result."""
@@ -113,7 +117,10 @@ class EngineConnection:
 
     @contextlib.contextmanager
     def stream(self, sql: str) -> Iterator[Iterator[bytes]]:
-        """Runs a query and gives its blocks as they come; leaving early cancels it. Raises NotStreamable for what is no query."""
+        """Runs a query and gives its blocks as they come; leaving early cancels it.
+
+        Raises NotStreamable for a statement that is no query.
+        """
         try:
             result = self._connection.send_query(sql, "Native")
         except Exception as error:

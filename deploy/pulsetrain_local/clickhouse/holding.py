@@ -1,7 +1,9 @@
 """The blocks of an INSERT while they arrive: held back until the last one, so that a client that dies leaves nothing.
 
-The engine stores a long INSERT in parts as it goes; what was stored stays when the rest never comes. So nothing is handed over
-before the end is here. Up to a bound the blocks stay in memory, beyond it they go to a temporary file.
+The engine stores a long INSERT in parts as it goes; what was stored stays when the rest never comes. So nothing is
+handed over before the end is here. Up to a bound the blocks stay in memory, beyond it they go to a temporary file.
+What remains is as in any ClickHouse: an INSERT of more than a million rows that the engine itself fails to finish may
+leave a part.
 """
 
 import tempfile
@@ -34,7 +36,7 @@ class HeldBlocks:
     def _spill(self) -> None:
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # type: ignore[assignment]  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
         for block in self._blocks:
             self._write(memoryview(block))
         self._blocks.clear()

@@ -64,7 +64,7 @@ def for_selecting(columns: Sequence[Column], sql: str, revision: int) -> str:
 
 
 def for_inserting(columns: Sequence[Column], revision: int) -> tuple[Column, ...]:
-    """The columns that the client is to send: as String, which the engine casts, where it or this server lacks the type."""
+    """The columns that the client is to send: String, which the engine casts, where it or this server lacks a type."""
     return tuple(
         column if understands(revision, column.type) and _can_be_walked(column.type) else Column(column.name, "String")
         for column in columns

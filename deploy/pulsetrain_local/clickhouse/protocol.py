@@ -33,6 +33,9 @@ MOST_SETTINGS = 10_000
 TCP_INTERFACE = 1
 UNKNOWN_PACKET_FROM_CLIENT = 99
 SETTING_IS_IMPORTANT = 1
+WRITTEN_AS_VARINT = frozenset(
+    {"UInt64", "Int64", "Bool", "Seconds", "Milliseconds", "MaxThreads", "BoolAuto", "UInt64Auto"}
+)
 
 
 class FromClient(IntEnum):
@@ -104,7 +107,7 @@ def read_hello(source: Source) -> ClientHello:
 def read_query(source: Source, revision: int, type_of_setting: Callable[[str], str | None]) -> Query:
     """A Query packet, behind its packet type.
 
-    Clients before 54429 write a setting's value in a form that depends on its type; `type_of_setting` tells the type by name.
+    Clients before 54429 write a setting's value in a form that depends on its type, which `type_of_setting` tells.
     """
     query_id = source.string(LONGEST_NAME)
     _skip_client_info(source, revision)
@@ -177,16 +180,7 @@ def _read_settings_by_type(source: Source, type_of_setting: Callable[[str], str 
 
 
 def _read_typed_value(source: Source, kind: str) -> str:
-    if kind.removeprefix("NonZero") in {
-        "UInt64",
-        "Bool",
-        "Seconds",
-        "Milliseconds",
-        "MaxThreads",
-        "Int64",
-        "BoolAuto",
-        "UInt64Auto",
-    }:
+    if kind.removeprefix("NonZero") in WRITTEN_AS_VARINT:
         return str(source.varint())
     if kind == "Float":
         (value,) = struct.unpack("<f", source.take(4))
@@ -228,11 +222,32 @@ def exception(code: int, message: str) -> bytes:
     )
 
 
-def progress(rows: int, size: int, total_rows: int, written_rows: int, written_bytes: int, revision: int) -> bytes:
-    """What was read and written since the last Progress packet, and how much is known to be read in all since then."""
-    packet = varint(FromServer.PROGRESS) + varint(rows) + varint(size) + varint(total_rows)
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a query has read and written so far, and how many rows it is known to have to read."""
+
+    rows: int = 0
+    size: int = 0
+    total_rows: int = 0
+    written_rows: int = 0
+    written_bytes: int = 0
+
+    def since(self, earlier: "Progress") -> "Progress":
+        """What came on top since then."""
+        return Progress(
+            max(0, self.rows - earlier.rows),
+            max(0, self.size - earlier.size),
+            max(0, self.total_rows - earlier.total_rows),
+            max(0, self.written_rows - earlier.written_rows),
+            max(0, self.written_bytes - earlier.written_bytes),
+        )
+
+
+def progress(step: Progress, revision: int) -> bytes:
+    """A Progress packet; `step` is what came on top since the last one."""
+    packet = varint(FromServer.PROGRESS) + varint(step.rows) + varint(step.size) + varint(step.total_rows)
     if revision >= WITH_WRITTEN_ROWS:
-        packet += varint(written_rows) + varint(written_bytes)
+        packet += varint(step.written_rows) + varint(step.written_bytes)
     return packet
 
 

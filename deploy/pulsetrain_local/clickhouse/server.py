@@ -14,6 +14,7 @@ import psutil
 
 from pulsetrain_local.clickhouse import protocol
 from pulsetrain_local.clickhouse.engine import Engine
+from pulsetrain_local.clickhouse.handshake import Login
 from pulsetrain_local.clickhouse.session import Host, Session
 from pulsetrain_local.clickhouse.settings import SettingTypes
 from pulsetrain_local.clickhouse.watcher import Watcher
@@ -42,7 +43,7 @@ class Options:
 
 
 def engine_options(memory: int | None, machine_memory: int) -> Mapping[str, str]:
-    """The server settings of an engine that shares a machine: small caches, and a bound on what queries may take in all."""
+    """The server settings of an engine that shares a machine: small caches, and a bound on what queries may take."""
     return {
         "max_server_memory_usage": str(memory or max(LEAST_ENGINE_MEMORY, machine_memory // 4)),
         "mark_cache_size": str(64 << 20),
@@ -74,8 +75,7 @@ class Server:
             engine=self._engine,
             watcher=self._watcher,
             setting_types=SettingTypes(with_engine),
-            user=options.user,
-            password=options.password,
+            login=Login(options.user, options.password),
             version=_version(version),
             timezone=timezone,
             spill_directory=options.path / "held",
@@ -87,7 +87,7 @@ class Server:
         self._stopping = threading.Event()
 
     def serve(self) -> None:
-        """Accepts connections until `stop()`, then lets what is under way end, within a grace, and closes the engine."""
+        """Accepts connections until `stop()`, then lets what is under way end, within a grace; closes the engine."""
         self._watcher.start()
         numbers = itertools.count(1)
         while not self._stopping.is_set():
@@ -126,7 +126,9 @@ class Server:
             try:
                 connection.settimeout(REFUSAL_SECONDS)
                 connection.recv(1 << 16)  # its Hello: closing with it unread would take the answer back
-                connection.sendall(protocol.exception(TOO_MANY_CONNECTIONS, message))
+                connection.sendall(
+                    protocol.exception(TOO_MANY_CONNECTIONS, f"{message}. (TOO_MANY_SIMULTANEOUS_QUERIES)")
+                )
             except OSError as error:
                 log.debug("a refused client could not be told: %s", error)
 

@@ -1,8 +1,8 @@
 """The settings that travel with each query, and how they are laid over those of the session for its time alone.
 
-A native client sends settings beside the text of a query. They are set in the engine's session before the query, and the
-values that stood there before are set again when a query comes without them. Most clients send the same ones each time;
-then nothing is done.
+A native client sends settings beside the text of a query. They are set in the engine's session before the query, and
+the values that stood there before are set again when a query comes without them. Most clients send the same ones each
+time; then nothing is done.
 """
 
 import json
@@ -67,7 +67,7 @@ class SettingsOverlay:
             self._beneath.update(self._session_values(new))
         changed = {name: value for name, value in wanted.items() if self._laid.get(name) != value}
         if changed:
-            # Where the engine refuses one value, those before it may hold already: all of them count as laid, with no known value.
+            # Where the engine refuses one value, those before it may hold already: all count as laid, none as known.
             self._laid.update(dict.fromkeys(changed))
             self._connection.query(settings_statement(changed))
             self._laid.update(changed)

@@ -1,12 +1,12 @@
 """What a server must know of a statement before the engine gets it: very little, and never from a guess at its words.
 
-Two clauses are the client's business although they stand in the statement (FORMAT and INTO OUTFILE), and an INSERT may end
-where its data would begin, which then comes as blocks. Both are found by ClickHouse's own lexical rules, so that
+Two clauses are the client's business although they stand in the statement (FORMAT and INTO OUTFILE), and an INSERT may
+end where its data would begin, which then comes as blocks. Both are found by ClickHouse's own lexical rules, so that
 nothing in a comment, a string or a quoted name is taken for a keyword. All else is left to the engine to judge.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 TOKEN = re.compile(
@@ -23,7 +23,9 @@ TOKEN = re.compile(
 )
 CLIENT_CLAUSE = re.compile(r"\b(?:FORMAT|OUTFILE)\b", re.IGNORECASE)
 OPENING, CLOSING = "([{", ")]}"
+BLANKS_AND_END = " \t\r\n;"
 SELECTS = frozenset({"SELECT", "WITH", "FROM", "("})
+OUTFILE_OPTIONS = frozenset({"TRUNCATE", "APPEND", "AND", "STDOUT", "COMPRESSION", "LEVEL"})
 # After one of these a word names something, so FORMAT is a name there.
 BEFORE_A_NAME = frozenset({"", ",", ".", "AS", "FROM", "JOIN", "TABLE", "INTO", "BY", "SELECT", "USE"})
 
@@ -68,26 +70,19 @@ def first_word(text: str) -> str:
 def for_the_engine(text: str) -> str:
     """The statement without what is the client's business, and without a closing semicolon.
 
-    Raises MultipleStatements where another statement follows the first, as a ClickHouse server does.
+    Raises MultipleStatements where another statement follows the first, as a ClickHouse server does. An INSERT that
+    carries its rows is left as it is: what is behind its head is no SQL.
     """
-    if ";" not in text and not CLIENT_CLAUSE.search(text):
+    if (";" not in text and not CLIENT_CLAUSE.search(text)) or _head_of_insert(text).takes_rows:
         return text
-    depth, kept, previous = 0, list(tokens(text)), ""
-    for position, token in enumerate(kept):
-        if token.kind == "other" and token.text in OPENING:
-            depth += 1
-        elif token.kind == "other" and token.text in CLOSING:
-            depth -= 1
-        elif token.kind == "other" and token.text == ";":
-            if position + 1 < len(kept) and any(later.text != ";" for later in kept[position + 1 :]):
-                raise MultipleStatements("Syntax error (Multi-statements are not allowed)")
-            return _without_client_clauses(text[: token.start], kept[:position])
-        previous = token.text
-    del previous
-    return _without_client_clauses(text, kept)
+    pieces = list(tokens(text))
+    end = next((place for place, token in enumerate(pieces) if token.text == ";"), len(pieces))
+    if any(token.text != ";" for token in pieces[end:]):
+        raise MultipleStatements("Syntax error (Multi-statements are not allowed)")
+    return _without_client_clauses(text[: pieces[end].start] if end < len(pieces) else text, pieces[:end])
 
 
-def _without_client_clauses(text: str, pieces: list[Token]) -> str:
+def _without_client_clauses(text: str, pieces: Sequence[Token]) -> str:
     """Cuts `INTO OUTFILE … ` and `FORMAT name` out where they stand outside all brackets."""
     cuts, depth, position = [], 0, 0
     while position < len(pieces):
@@ -108,7 +103,7 @@ def _without_client_clauses(text: str, pieces: list[Token]) -> str:
     return text
 
 
-def _client_clause(pieces: list[Token], position: int) -> int:
+def _client_clause(pieces: Sequence[Token], position: int) -> int:
     """The index behind the client's clause that starts at `position`, or `position` where none does."""
 
     def at(offset: int) -> Token:
@@ -117,9 +112,9 @@ def _client_clause(pieces: list[Token], position: int) -> int:
     word = at(position).text
     if word == "INTO" and at(position + 1).text == "OUTFILE" and at(position + 2).kind == "string":
         end = position + 3
-        while (
-            at(end).kind == "word" and at(end).text in {"TRUNCATE", "APPEND", "AND", "STDOUT", "COMPRESSION", "LEVEL"}
-        ) or (at(end - 1).text in {"COMPRESSION", "LEVEL"} and at(end).kind in {"string", "number"}):
+        while at(end).text in OUTFILE_OPTIONS or (
+            at(end - 1).text in {"COMPRESSION", "LEVEL"} and at(end).kind in {"string", "number"}
+        ):
             end += 1
         return end
     if word == "FORMAT" and at(position + 1).kind == "word" and at(position + 2).text in {"", "SETTINGS", "INTO"}:
@@ -133,39 +128,55 @@ def insert_of_blocks(text: str) -> InsertOfBlocks | None:
 
     `INSERT … SELECT`, and an INSERT that carries its rows in its own text, are whole and None.
     """
+    insert = _head_of_insert(text)
+    if not insert.takes_rows or insert.end is None:
+        return None
+    head = text[insert.start : insert.end.start].rstrip()
+    if insert.end.text == "FORMAT":
+        settings = _after_format(text, insert.end)
+        if settings is None:
+            return None
+        head = f"{head} {settings}".rstrip()
+    elif text[insert.end.end :].strip(BLANKS_AND_END):
+        return None
+    sample = _sample(text, insert.target)
+    return None if sample is None else InsertOfBlocks(head, sample)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """An INSERT up to the keyword `end` behind its target. Nothing of all that for another statement."""
+
+    start: int = 0
+    target: tuple[Token, ...] = ()
+    end: Token | None = None
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether rows follow the head, in the text or as blocks, and no query."""
+        return self.end is not None and self.end.text in {"VALUES", "FORMAT"}
+
+
+def _head_of_insert(text: str) -> _Head:
     stream = tokens(text)
     begin = next(stream, None)
     if begin is None or begin.text != "INSERT":
-        return None
-    head = list[Token]()
-    end: Token | None = None
-    depth = 0
+        return _Head()
+    target, depth = list[Token](), 0
     for token in stream:
         if token.kind == "other" and token.text in OPENING:
             depth += 1
         elif token.kind == "other" and token.text in CLOSING:
             depth -= 1
-        elif depth == 0 and token.kind == "word" and _ends_the_head(token, head):
-            end = token
+        elif depth == 0 and token.kind == "word" and _ends_the_head(token, target):
+            return _Head(begin.start, tuple(target), token)
+        elif token.text == ";":
             break
-        elif token.kind == "other" and token.text == ";":
-            break
-        head.append(token)
-    if end is None or end.text in {"SELECT", "WITH", "WATCH", "FROM"}:
-        return None
-    cut = text[begin.start : end.start]
-    if end.text == "FORMAT":
-        settings_or_data = _after_format(text, stream)
-        if settings_or_data is None:
-            return None
-        cut = f"{cut.rstrip()} {settings_or_data}"
-    elif text[end.end :].strip(" \t\r\n;"):
-        return None
-    sample = _sample(text, head)
-    return None if sample is None else InsertOfBlocks(cut.rstrip(), sample)
+        target.append(token)
+    return _Head(begin.start, tuple(target))
 
 
-def _ends_the_head(token: Token, head: list[Token]) -> bool:
+def _ends_the_head(token: Token, head: Sequence[Token]) -> bool:
     """Whether a word outside brackets is the keyword after an INSERT's target, not the target's own name."""
     before = head[-1].text if head else ""
     if before in {"", "INTO", "TABLE", "FUNCTION", "."}:
@@ -175,20 +186,20 @@ def _ends_the_head(token: Token, head: list[Token]) -> bool:
     )
 
 
-def _after_format(text: str, stream: Iterator[Token]) -> str | None:
+def _after_format(text: str, keyword: Token) -> str | None:
     """The SETTINGS clause behind `FORMAT name`, maybe empty; None where the data itself stands there."""
-    name = next(stream, None)
+    name = next(tokens(text, keyword.end), None)
     if name is None:
         return ""
-    rest = text[name.end :]
+    rest = text[name.end :].strip(BLANKS_AND_END)
     following = next(tokens(rest), None)
-    if following is not None and following.text == "SETTINGS":
-        return rest.strip(" \t\r\n;")
-    return None if rest.strip(" \t\r\n;") else ""
+    if following is None:
+        return ""
+    return rest if following.text == "SETTINGS" else None
 
 
-def _sample(text: str, head: list[Token]) -> str | None:
-    """`SELECT columns FROM target`, whose columns are those of the blocks to come. None where the INSERT has a subquery."""
+def _sample(text: str, head: Sequence[Token]) -> str | None:
+    """`SELECT columns FROM target`, whose columns are those of the blocks to come. None for an INSERT of a subquery."""
     position = 0
     for word in ("INTO", "TABLE"):
         if position < len(head) and head[position].text == word:
@@ -214,10 +225,10 @@ def _sample(text: str, head: list[Token]) -> str | None:
         if position + 1 < len(head) and head[position + 1].text in SELECTS:
             return None
         columns = text[head[position].end : head[end - 1].start]
-    return f"SELECT {columns} FROM {target}"
+    return f"SELECT {columns} FROM {target}"  # noqa: S608 - these are words of the client's own statement
 
 
-def _behind_brackets(pieces: list[Token], position: int) -> int:
+def _behind_brackets(pieces: Sequence[Token], position: int) -> int:
     """The index behind the bracket that opens at `position` (or at once where none does)."""
     depth = 0
     while position < len(pieces):

@@ -1,7 +1,8 @@
-"""Watches queries while the engine works on them: a client that cancels or goes away, and progress that is to be told.
+"""Watches queries while the engine works on them: a client that cancels or goes away, and progress to be told.
 
-The thread of a connection is inside the engine then and cannot look at its socket. One thread looks for all of them, every
-few hundredths of a second and only while there is something to look at. A short query is over before its first look.
+The thread of a connection is inside the engine then and cannot look at its socket. One thread looks for all of them,
+every few hundredths of a second and only while there is something to look at. A short query is over before its first
+look.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Bytes of the native protocol: a growing buffer over a socket that is read piece by piece, and the primitive encodings.
+"""Bytes of the native protocol: a growing buffer over a socket that is read in pieces, and the primitive encodings.
 
 Nothing here trusts a length that a peer claims: a buffer grows by what has really arrived, and never past its limit. So
 an absurd length costs its sender the bytes, and this process nothing.
@@ -41,7 +41,10 @@ class Source(ABC):
         """Appends at least one byte to the buffer; `wanted` says how many would be of use."""
 
     def need(self, count: int) -> None:
-        """Returns when `count` bytes lie at `position`. Raises ProtocolError past the limit, ConnectionEnded at the end."""
+        """Returns when `count` bytes lie at `position`.
+
+        Raises ProtocolError past the limit, ConnectionEnded where the peer ends before that.
+        """
         missing = self.position + count - len(self.buffer)
         if missing <= 0:
             return
