@@ -105,8 +105,7 @@ def resolve(
             raise UsageError(f"id is {run_id!r} and resume_from names run {rewind[0]!r}; give one of them")
         run_id = rewind[0]
     project = choose("project", "PROJECT")
-    rank = choose("rank")
-    rank = rank_of(env) if rank is None else int(rank)
+    rank = int(_number("rank", choose("rank"), rank_of(env)))
     primary = given.get("x_primary")
     directory = choose("dir", "DIR")
     return RunSettings(
@@ -129,7 +128,7 @@ def resolve(
         # Where several processes were given one run, the first of them speaks for it.
         primary=bool(primary) if primary is not None else not (rank and run_id is not None),
         capture_console=_console(choose("console", "CONSOLE")),
-        finish_timeout=float(choose("finish_timeout", "FINISH_TIMEOUT") or FINISH_SECONDS),
+        finish_timeout=_number("finish_timeout", choose("finish_timeout", "FINISH_TIMEOUT"), FINISH_SECONDS),
         quiet=_flag(choose("quiet", "QUIET")),
         silent=_flag(choose("silent", "SILENT")),
         use_git=not _flag(choose("disable_git", "DISABLE_GIT")),
@@ -203,6 +202,13 @@ def _tags(tags: Any, env: Mapping[str, str]) -> tuple[str, ...]:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _number(what: str, given: Any, default: float) -> float:
+    try:
+        return default if given is None else float(given)
+    except (TypeError, ValueError):
+        raise UsageError(f"{what} is a number, not {given!r}") from None
 
 
 def _flag(value: Any) -> bool:

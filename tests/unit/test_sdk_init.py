@@ -14,6 +14,7 @@ import pulsetrain
 from pulsetrain._run import environment, lifecycle, link
 from pulsetrain._run.faults import Faults
 from tests.unit.sdk_harness import PREAMBLE, events, journals, python, records, rows, sdk
+from tests.waiting import wait_for
 
 __all__ = ["sdk"]
 
@@ -116,6 +117,8 @@ def test_the_environment_fills_in_what_init_leaves_open(sdk, monkeypatch):
         {"config": "no-such-file.yaml"},
         {"config": {}, "config_include_keys": ["a"], "config_exclude_keys": ["b"]},
         {"settings": {"console": "loud"}},
+        {"settings": {"finish_timeout": "long"}},
+        {"rank": "first"},
     ],
     ids=str,
 )
@@ -253,6 +256,43 @@ def test_finish_waits_for_the_forwarder_and_says_so_when_it_takes_long(tmp_path,
     assert "sending what was logged (0 of 7 records so far)" in capsys.readouterr().err
 
 
+def test_finish_does_not_wait_where_no_broker_is_known(tmp_path, capsys):
+    begun = time.monotonic()
+    assert not link.Link(tmp_path, {"PULSETRAIN_HOME": str(tmp_path)}, Faults()).wait_delivered(tmp_path / "w", 7, 30)
+    assert time.monotonic() - begun < link.AWAY_SECONDS
+    assert "Nothing is lost" in capsys.readouterr().err
+
+
+def test_a_forwarder_that_takes_its_time_to_start_is_not_started_again(tmp_path, monkeypatch):
+    from pulsetrain.forwarder import spawn
+
+    started, registered = [], []
+    monkeypatch.setattr(spawn, "ensure_running", lambda home, env: started.append(home) or True)
+    monkeypatch.setattr(spawn, "register", lambda *arguments: registered.append(arguments))
+    monkeypatch.setattr(link, "WATCH_SECONDS", 0.001)
+    here = link.Link(tmp_path, {}, Faults())
+    here.announce("w1", tmp_path)
+    here.announce("w2", tmp_path)
+    here.watch()
+    assert (len(started), len(registered)) == (1, 2)
+    here._started_at = -1000.0  # as if that were long ago: then it has died
+    wait_for(lambda: len(started) == 2, what="another forwarder")
+    here.stop()
+
+
+def test_trouble_with_the_forwarder_is_noted_and_training_goes_on(tmp_path, monkeypatch, capsys):
+    from pulsetrain.forwarder import spawn
+
+    def broken(*_):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(spawn, "register", broken)
+    faults = Faults()
+    link.Link(tmp_path, {}, faults).announce("w", tmp_path)
+    assert faults.counts["forwarder"] == 1
+    assert "nothing is lost" in capsys.readouterr().err
+
+
 def test_finish_gives_up_when_the_broker_is_away_and_says_that_nothing_is_lost(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(link, "AWAY_SECONDS", 0.1)
     env = {"PULSETRAIN_KAFKA": "127.0.0.1:1"}
@@ -294,6 +334,26 @@ def test_a_resumed_run_goes_on_where_it_was(sdk, resume):
     run.finish()
     again = pulsetrain.init(project="p", id="r1", resume=resume, settings=QUIET)
     assert (again.attempt, again.step) == (2, 6)
+
+
+def test_processes_that_share_a_run_share_its_attempt(sdk):
+    earlier_run().finish()
+    code = f"""
+run = pulsetrain.init(project="p", id="r1", resume="allow", settings={QUIET})
+run.log({{"loss": 9}})
+print("on", flush=True)
+input()
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "on\n"
+        run = pulsetrain.init(project="p", id="r1", resume="allow", rank=1, settings=QUIET)
+        assert (run.resumed, run.attempt, run.step) == (True, 1, 5)
+        assert not start_of(run)["primary"]
+    finally:
+        child.communicate("\n", timeout=30)
 
 
 def test_resume_allow_starts_what_is_not_there_and_never_refuses_what_is(sdk):

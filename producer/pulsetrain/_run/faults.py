@@ -1,7 +1,6 @@
 """What goes wrong inside the SDK: counted, and told once a kind. A training loop must not suffer from it."""
 
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,12 +23,9 @@ class Faults:
     def __init__(self, say: Callable[[str], None] = tell) -> None:
         self.counts: Counter[str] = Counter()
         self._say = say
-        self._lock = threading.RLock()
 
     def note(self, kind: str, message: str) -> None:
         """One more of this kind."""
-        with self._lock:
-            self.counts[kind] += 1
-            first = self.counts[kind] == 1
-        if first:
+        self.counts[kind] += 1  # no lock, which a fork might leave held: two threads may at worst say it twice
+        if self.counts[kind] == 1:
             self._say(f"{message} (said once; it is counted)")

@@ -130,7 +130,8 @@ def _begin_written(settings: RunSettings) -> tuple[Run, "_Active"]:
     faults = Faults(_silent if settings.silent else tell)
     earlier, resumed, first_step = _earlier(settings)
     run_id = earlier.run_id if resumed and earlier else settings.run_id or names.new_run_id()
-    attempt = earlier.attempt + 1 if earlier else 0
+    # A process that joins a run which is being resumed belongs to the attempt that another process began.
+    attempt = 0 if earlier is None or settings.fork is not None else earlier.attempt + (not earlier.running)
     started = time.time()
     folder = _make_folder(settings, run_id, started, faults)
     before = earlier.start if resumed and earlier else {}
@@ -143,6 +144,7 @@ def _begin_written(settings: RunSettings) -> tuple[Run, "_Active"]:
         "rank": settings.rank,
         "attempt": attempt,
         "attempt_started": round(started * 1e6),
+        "first_step": first_step,
         "role": "run",
         "mode": settings.mode,
         "host": environment.host(),
@@ -225,6 +227,8 @@ def _earlier(settings: RunSettings) -> tuple["Earlier | None", bool, int]:
         raise UsageError(f'run {settings.run_id!r} of project {project!r} is there already, and resume is "never"')
     if settings.rewind is not None:
         return earlier, True, settings.rewind[1] + 1
+    if earlier.running:
+        return earlier, True, int(earlier.start.get("first_step", 0))
     return earlier, True, 0 if earlier.last_step is None else earlier.last_step + 1
 
 

@@ -13,6 +13,8 @@ from pulsetrain._run.faults import Faults, tell
 from pulsetrain_schemas import addresses
 
 WATCH_SECONDS = 1.0
+# How long one that was started has to come up before another is.
+STARTING_SECONDS = 15.0
 POLL_SECONDS = 0.03
 # How long a broker may be away at the end before the run is left to the forwarder.
 AWAY_SECONDS = 2.0
@@ -27,22 +29,21 @@ class Link:
         self._env = env
         self._faults = faults
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._started_at = -STARTING_SECONDS
 
     def announce(self, writer: str, journal: Path) -> None:
         """Leaves word of a journal of this process, and starts a forwarder where none runs."""
         try:
-            from pulsetrain.forwarder.spawn import ensure_running, register
+            from pulsetrain.forwarder.spawn import register
 
             register(self._home, writer, journal, self._env)
-            ensure_running(self._home, self._env)
+            self._keep_running()
         except Exception as error:  # noqa: BLE001 - the journal is written all the same, and `pulsetrain sync` sends it
             self._faults.note("forwarder", f"the forwarder could not be started: {error!r}; nothing is lost")
 
     def watch(self) -> None:
         """Starts a forwarder again when it has died, from a thread of its own, until `stop`."""
-        self._thread = threading.Thread(target=self._watch, name="pulsetrain-watch", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._watch, name="pulsetrain-watch", daemon=True).start()
 
     def stop(self) -> None:
         """Ends the watch."""
@@ -62,7 +63,8 @@ class Link:
 
         place = Place.of(self._home, destination(self._env))
         begun = time.monotonic()
-        away_since: float | None = None
+        # Where no broker is even known, there is nothing to wait for.
+        away_since = None if self.broker_is_known() else begun - AWAY_SECONDS
         shown = False
         reason = f"it was not all sent within {timeout:g} s"
         try:
@@ -73,8 +75,10 @@ class Link:
                         _progress(sequence, sequence, end=True)
                     return True
                 now = time.monotonic()
-                away = _is_away(read_json(place.status)) or not self.broker_is_known()
-                away_since = (away_since or now) if away else None
+                if _is_away(read_json(place.status)):
+                    away_since = now if away_since is None else away_since
+                elif away_since is not None and self.broker_is_known():
+                    away_since = None
                 if away_since is not None and now - away_since >= AWAY_SECONDS:
                     reason = "the broker cannot be reached"
                     break
@@ -97,11 +101,16 @@ class Link:
     def _watch(self) -> None:
         while not self._stop.wait(WATCH_SECONDS):
             try:
-                from pulsetrain.forwarder.spawn import ensure_running
-
-                ensure_running(self._home, self._env)
+                self._keep_running()
             except Exception as error:  # noqa: BLE001 - as in announce()
                 self._faults.note("forwarder", f"the forwarder could not be started: {error!r}; nothing is lost")
+
+    def _keep_running(self) -> None:
+        from pulsetrain.forwarder.spawn import ensure_running
+
+        now = time.monotonic()
+        if now - self._started_at >= STARTING_SECONDS and ensure_running(self._home, self._env):
+            self._started_at = now
 
 
 def _is_away(status: Mapping[str, object] | None) -> bool:

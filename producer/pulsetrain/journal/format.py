@@ -15,6 +15,18 @@ segment is allocated before it is used.
       EVENT          f64 time, then JSON {"kind": …, …}
       CLOSE          nothing. The last record of a segment that another follows. Sequence 0.
 
+The first record is the event `start`; the others, by kind (what an event leaves out stays as it was):
+
+    start          project, entity, run_id, writer, rank, attempt, attempt_started (µs), first_step, primary, role
+                   ("run", or "system" for samples of the hardware), pid, pid_created, host, mode, name, notes, tags,
+                   group, job_type, environment {key: value}
+    config         config {key: value}, removed [key]
+    summary        summary {key: value}, removed [key], carried (true: from an earlier attempt of the run)
+    define_metric  name, step_metric, step_sync, hidden, summary [operation], goal, overwrite
+    update         name, notes, tags, environment {key: value}
+    console        stream ("stdout" or "stderr"), line
+    finish         state, exit_code, time, dropped (rows that a full disk kept out)
+
 Rows and events are numbered 1, 2, 3 … through all segments of a journal. Shapes are declared anew in each segment, so
 that a segment is read without the ones before it.
 
