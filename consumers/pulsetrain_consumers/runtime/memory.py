@@ -120,6 +120,10 @@ class MemoryBroker:
             if group.members.pop(consumer.number, None) is not None:
                 self.rebalance(group)
 
+    def members(self) -> list["MemoryConsumer"]:
+        """The members of all groups."""
+        return [member for group in self._groups.values() for member in group.members.values()]
+
     def close(self) -> None:
         """Nothing to free: publishers and consumers of this broker share its memory."""
 

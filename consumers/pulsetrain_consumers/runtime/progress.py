@@ -93,8 +93,9 @@ def start(committed: Position | None, log: LogRange, topic_id: str, new_era: Cal
         return Start(log.first, Progress(topic_id, new_era()), note=note)
     needed = found.pending.last + 1 if found.pending else committed.offset
     if needed > log.end:
-        note = f"the log was cut back to offset {log.end}, before offset {needed} that was read already"
-        return Start(min(max(committed.offset, log.first), log.end), Progress(topic_id, new_era()), note=note)
+        # What was written since lies below the offset, so all is read again; the sink knows what it has already.
+        note = f"the log was cut back to offset {log.end}, before offset {needed}; it is read from its start"
+        return Start(log.first, Progress(topic_id, new_era()), note=note)
     expired = max(0, log.first - committed.offset)
     note = f"{expired} offsets expired before they were stored" if expired else ""
     if found.pending and found.pending.last >= log.first:
