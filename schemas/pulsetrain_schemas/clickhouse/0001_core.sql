@@ -4,6 +4,9 @@
 -- of insertion, so that a row that comes twice meets itself. `non_replicated_deduplication_window` makes the
 -- token of an insert count; ReplacingMergeTree on the natural key (writer, sequence) is the backstop behind it.
 
+-- The codec of `value`, measured on 5 million values of noisy loss, accuracy, learning rate, gradient norm and step time,
+-- in bytes a value, with loss and norm once from float32 and once float64: ZSTD(1) 4.67 and 6.08; Gorilla, ZSTD(1) 4.27
+-- and 5.77; Delta, ZSTD(1) 4.25 and 5.59, read as fast (17 ns of CPU a value); FPC, ZSTD(1) 4.28 and 5.34, 40 % slower.
 CREATE TABLE metrics
 (
     project         LowCardinality(String),
@@ -12,7 +15,7 @@ CREATE TABLE metrics
     rank            UInt32                 CODEC(ZSTD(1)),
     step            Int64                  CODEC(DoubleDelta, ZSTD(1)),
     ts              DateTime64(6, 'UTC')   CODEC(DoubleDelta, ZSTD(1)),
-    value           Float64                CODEC(ZSTD(1)),
+    value           Float64                CODEC(Delta, ZSTD(1)),
     attempt         UInt32                 CODEC(ZSTD(1)),
     writer          LowCardinality(String),
     sequence        UInt64                 CODEC(DoubleDelta, ZSTD(1)),
