@@ -67,10 +67,16 @@ class History:
         try:
             keys = tuple(data)
             with self._lock:
-                if step is None and not self._synchronising:
-                    self._writer.row(keys, data.values(), self.step, self._clock())  # type: ignore[union-attr]
+                if self._synchronising or self._writer is None:
+                    pass
+                elif step is None:
+                    self._writer.row(keys, data.values(), self.step, self._clock())
                     if commit is None or commit:
                         self.step += 1
+                    return
+                elif type(step) is int:
+                    self._writer.row(keys, data.values(), step, self._clock())
+                    self._advance(step, commit)
                     return
         except Exception:  # noqa: BLE001, S110 - anything: the careful way finds out what, and what to do about it
             pass
@@ -122,6 +128,12 @@ class History:
         if writer is not None:
             writer.forsake()
 
+    def _advance(self, step: int, commit: bool | None) -> None:
+        if step > self.step:
+            self.step = step
+        if commit:
+            self.step += 1
+
     def _ready(self) -> JournalWriter:
         if self._writer is None:
             self._writer = self._open_writer(self._forked)
@@ -149,9 +161,7 @@ class History:
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end the training
                 self.dropped += 1
                 self.faults.note("row", f"a row could not be logged: {error!r}")
-            self.step = max(self.step, at)
-            if commit or (commit is None and step is None):
-                self.step += 1
+            self._advance(at, (commit is None and step is None) or commit)
 
     def _write_row(self, data: Mapping[str, Any], step: int) -> None:
         writer = self._ready()
