@@ -95,8 +95,8 @@ def pending(applied: Mapping[int, str], migrations: tuple[Migration, ...] | None
             raise MissingMigration(f"the database has had migration {latest:04} and not {migration}")
         if checksum != migration.checksum:
             raise ChangedMigration(
-                f"{migration} is not what was applied to the database (was {checksum[:12]}, is {migration.checksum[:12]}); "
-                "an applied migration is never changed: restore the file, put the change into a new one"
+                f"{migration} is not what was applied to the database ({checksum[:12]} then, "
+                f"{migration.checksum[:12]} now); an applied migration is never changed: restore the file, put the change into a new one"
             )
     return migrations[latest:]
 

@@ -102,7 +102,7 @@ def test_a_run_that_was_heard_lately_is_running_and_not_finished(engine: Engine,
 
 def test_a_running_run_that_fell_silent_for_five_minutes_has_crashed(engine: Engine, project: str):
     engine.event(project, "start", 0, 1, state="running")
-    engine.event(project, "heartbeat", 3600 - 299, 2)
+    engine.event(project, "heartbeat", 3600 - 200, 2)
     assert run(engine, project)["state"] == "running"
     engine.event(project + "2", "start", 0, 1, state="running")
     engine.event(project + "2", "heartbeat", 3600 - 301, 2)
