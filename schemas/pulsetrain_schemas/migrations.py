@@ -96,7 +96,8 @@ def pending(applied: Mapping[int, str], migrations: tuple[Migration, ...] | None
         if checksum != migration.checksum:
             raise ChangedMigration(
                 f"{migration} is not what was applied to the database ({checksum[:12]} then, "
-                f"{migration.checksum[:12]} now); an applied migration is never changed: restore the file, put the change into a new one"
+                f"{migration.checksum[:12]} now); an applied migration is never changed: restore the file "
+                "and put the change into a new one"
             )
     return migrations[latest:]
 
