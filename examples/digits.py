@@ -120,11 +120,10 @@ def train(
     }
     # A run is a context: it finishes when the block ends, and is marked as failed when an exception leaves it.
     with pulsetrain.init(project=project, name=f"lr={learning_rate:g}", config=config, tags=["digits", "numpy"]) as run:
-        # By default the summary keeps the last value of a metric. These two are better judged by their best, and they
-        # are drawn over epochs, of which the rows that lack one get the latest.
-        run.define_metric("val/accuracy", step_metric="epoch", summary="max")
-        run.define_metric("val/loss", step_metric="epoch", summary="min")
-        # A name may end in a star. The mean over a whole run tells how fast it learned.
+        # By default the summary keeps the last value of a metric. These two are better judged by their best, and a name
+        # may end in a star: the mean over a whole run tells how fast it learned.
+        run.define_metric("val/accuracy", summary="max")
+        run.define_metric("val/loss", summary="min")
         run.define_metric("train/*", summary=["last", "mean"])
 
         network = Network(hidden, rng)
@@ -159,7 +158,7 @@ def train(
             val_loss, val_accuracy = score(network.forward(digits.val_images)[1], digits.val_labels)
             if val_accuracy > best_accuracy:
                 best_epoch, best_accuracy = epoch, val_accuracy
-            run.log({"val/loss": val_loss, "val/accuracy": val_accuracy})
+            run.log({"val/loss": val_loss, "val/accuracy": val_accuracy, "epoch": epoch + 1})
             if epoch % 5 == 4:
                 print(f"{run.name}  epoch {epoch + 1:>3}  val/loss {val_loss:.4f}  val/accuracy {val_accuracy:.4f}")
         run.summary["best_epoch"] = best_epoch
