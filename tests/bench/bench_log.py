@@ -101,10 +101,17 @@ def ours(folder: Path) -> None:
         pulsetrain.log(data)
     grown = (process.memory_info().rss - before) / 2**20
     pulsetrain.finish()
+    stop_forwarder(folder / "home")
     print(f"\nimport pulsetrain: min {min(imports):.1f} ms, median {machine.quantile(imports, 0.5):.1f} ms "
           f"(an empty program measures {machine.quantile(alone, 0.5):.1f} ms)")  # fmt: skip
     print(f"init() with a forwarder that runs: min {min(inits):.1f} ms, median {machine.quantile(inits, 0.5):.1f} ms")
     print(f"memory grown by {ROWS_FOR_MEMORY:,} rows of 10 floats: {grown:.1f} MiB")
+
+
+def stop_forwarder(home: Path) -> None:
+    """Ends the forwarder of the benchmark's home, which would wait for further runs."""
+    for status in home.glob("forwarder/*/status.json"):
+        psutil.Process(json.loads(status.read_text())["pid"]).terminate()
 
 
 def wandb_figures(folder: Path) -> list[tuple[str, str, str, str, str]]:

@@ -34,7 +34,7 @@ class Config(MutableMapping[str, Any]):
         return len(self._values)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):  # our own attributes, before they are set, and what Python asks for
             raise AttributeError(name)
         try:
             return self._values[name]

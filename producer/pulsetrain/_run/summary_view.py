@@ -45,7 +45,7 @@ class Summary(MutableMapping[str, Any]):
         return len(self._read())
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):  # our own attributes, before they are set, and what Python asks for
             raise AttributeError(name)
         try:
             return self[name]

@@ -41,8 +41,9 @@ from pulsetrain.journal.format import (
 
 # Kept free at the end of every segment for the one record that says how the run ended, should the disk be full by then.
 LAST_WORDS_BYTES = 1024
-# How many keys the remembered shapes may have together: a program that makes up keys does not grow the process.
-MAX_REMEMBERED_KEYS = 50_000
+# How much memory the remembered shapes may take, about: a program that makes up keys does not grow the process.
+MAX_REMEMBERED_BYTES = 8 << 20
+SHAPE_BYTES, KEY_BYTES = 450, 70
 # How long a full disk is left alone before room is asked for again.
 RETRY_SECONDS = 0.5
 
@@ -97,7 +98,7 @@ class JournalWriter:
         self._map: mmap.mmap
         self._words: memoryview
         self._shapes: dict[tuple[str, ...], _Shape] = {}
-        self._remembered_keys = 0
+        self._remembered = 0
         self._next_shape = 1
         self._offset = 0
         self._limit = 0
@@ -203,9 +204,9 @@ class JournalWriter:
 
     def _declare(self, keys: tuple[str, ...]) -> None:
         """Writes the shape of `keys` into the segment, and remembers it."""
-        if self._remembered_keys > MAX_REMEMBERED_KEYS:
+        if self._remembered > MAX_REMEMBERED_BYTES:
             self._shapes = {}
-            self._remembered_keys = 0
+            self._remembered = 0
         number = self._next_shape
         self._next_shape = number + 1
         body = _shape_body(number, keys)
@@ -217,7 +218,7 @@ class JournalWriter:
         self._append(lambda _: body, numbered=False)
         if self._shapes is shapes:
             shapes[keys] = _Shape(packing.pack, packing.size, row_extent, body_word(ROW, number))
-            self._remembered_keys += len(keys) + 1
+            self._remembered += SHAPE_BYTES + KEY_BYTES * len(keys)
 
     def _roll(self, need: int) -> None:
         """Goes on in a new segment that has room for `need` bytes of records. JournalFull leaves all as it was."""
@@ -262,7 +263,7 @@ class JournalWriter:
                 end = self._offset
             self._retry_at = 0.0
             self._shapes = {}
-            self._remembered_keys = 0
+            self._remembered = 0
             self._next_shape = 1
             self._map = mapped
             self._words = words
