@@ -20,7 +20,7 @@ import fastavro
 import numpy as np
 
 from pulsetrain._run.summary import SummaryFold
-from pulsetrain.forwarder import process as everything_that_a_forwarder_imports
+from pulsetrain.forwarder import composition as everything_that_a_forwarder_imports
 from pulsetrain.forwarder.delivery import BrokerState, Message, Outcome
 from pulsetrain.forwarder.pump import Pump
 from pulsetrain.forwarder.tail import read_identity

@@ -51,8 +51,9 @@ def sync(paths: tuple[Path, ...], dry_run: bool, as_json: bool, patience: float)
 def _send(journals: list[Path], patience: float, *, quiet: bool) -> list[Any]:
     from pulsetrain.forwarder import sending
     from pulsetrain.forwarder.acknowledgement import Counters
+    from pulsetrain.forwarder.composition import framing
     from pulsetrain.forwarder.kafka_delivery import KafkaDelivery
-    from pulsetrain.forwarder.process import configure_logging, framing
+    from pulsetrain.forwarder.process import configure_logging
 
     configure_logging(quiet=True)
     if not any(sending.inspect(journal).state == "to send" for journal in journals):

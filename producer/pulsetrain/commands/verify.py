@@ -111,7 +111,8 @@ def _kafka(journals: Sequence["JournalAccount"]) -> "KafkaReading":
     from kafka.errors import KafkaError
 
     from pulsetrain.forwarder.account import kafka_account
-    from pulsetrain.forwarder.process import configure_logging, framing
+    from pulsetrain.forwarder.composition import framing
+    from pulsetrain.forwarder.process import configure_logging
 
     configure_logging(quiet=True)
     try:

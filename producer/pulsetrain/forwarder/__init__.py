@@ -15,5 +15,6 @@
     sending          what `pulsetrain sync` does
     durability       the fsync of each second
     service          the loop that drives them all
-    process          the lock, the signals, the log, and what the loop is made of
+    process          the lock, the signals, the log
+    composition      what the loop is made of
 """

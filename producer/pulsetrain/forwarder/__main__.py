@@ -5,8 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from pulsetrain.forwarder.process import configure_logging, serve
-from pulsetrain.forwarder.service import IDLE_EXIT_SECONDS
+from pulsetrain.forwarder.process import IDLE_EXIT_SECONDS, configure_logging, serve
 from pulsetrain_schemas import addresses
 
 

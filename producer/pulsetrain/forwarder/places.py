@@ -74,6 +74,11 @@ class Place:
         return self.path / "writers"
 
     @property
+    def spawned(self) -> Path:
+        """Touched whenever a forwarder is started."""
+        return self.path / "spawned"
+
+    @property
     def status(self) -> Path:
         return self.path / "status.json"
 

@@ -1,33 +1,28 @@
-"""The forwarder as a process: its lock, its signals, its log, and what it is made of.
+"""The forwarder as a process: its lock, its signals, its log.
 
-Run as `python -m pulsetrain.forwarder`, by `spawn.ensure_running` or by `pulsetrain forwarder`.
+Run as `python -m pulsetrain.forwarder`, by `spawn.ensure_running` or by `pulsetrain forwarder`. The lock is taken
+before anything large is imported, so that whoever looks for a forwarder finds one that is still starting.
 """
 
 import fcntl
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+from pulsetrain.forwarder.places import Place, destination
 
-from pulsetrain._run.summary import SummaryFold
-from pulsetrain.forwarder.kafka_delivery import KafkaDelivery
-from pulsetrain.forwarder.liveness import created
-from pulsetrain.forwarder.places import Place, Registration, destination
-from pulsetrain.forwarder.service import IDLE_EXIT_SECONDS, Forwarder
-from pulsetrain.forwarder.telemetry import Telemetry
-from pulsetrain_schemas import addresses
-from pulsetrain_schemas.framing import SINGLE_OBJECT, Confluent, Framing
-from pulsetrain_schemas.registry import Registry
+if TYPE_CHECKING:
+    from pulsetrain.forwarder.service import Forwarder
 
 logger = logging.getLogger(__name__)
 
+IDLE_EXIT_SECONDS = 30.0
 LOCK_SECONDS = 1.0  # a process that only looks whether the lock is held holds it for a moment
 
 
@@ -53,12 +48,6 @@ def _lock(descriptor: int) -> bool:
             time.sleep(0.02)
 
 
-def framing(env: Mapping[str, str]) -> Framing:
-    """Confluent's framing where a schema registry is named, else the single-object encoding."""
-    url = addresses.registry_url(env)
-    return SINGLE_OBJECT if url is None else Confluent(Registry(url))
-
-
 def serve(home: Path, env: Mapping[str, str], *, idle_exit: float = IDLE_EXIT_SECONDS, once: bool = False) -> bool:
     """Forwards until idle for `idle_exit` seconds or told to stop (SIGTERM, SIGINT); False where another one runs.
 
@@ -71,7 +60,9 @@ def serve(home: Path, env: Mapping[str, str], *, idle_exit: float = IDLE_EXIT_SE
         with locked(place) as ours:
             if not ours:
                 return False
-            forwarder = _make(place, env, idle_exit)
+            from pulsetrain.forwarder.composition import compose
+
+            forwarder = compose(place, env, idle_exit)
             _on_signals(forwarder, stop)
             logger.info("the forwarder %d serves %s", os.getpid(), place.path)
             forwarder.run(once=once)
@@ -81,30 +72,7 @@ def serve(home: Path, env: Mapping[str, str], *, idle_exit: float = IDLE_EXIT_SE
             return True
 
 
-def _make(place: Place, env: Mapping[str, str], idle_exit: float) -> Forwarder:
-    own = (os.getpid(), created(os.getpid()) or 0.0)
-    forwarder: Forwarder
-
-    def register(writer: str, journal: Path) -> None:
-        place.register(writer, Registration(str(journal), *own))
-
-    def delivered() -> None:
-        forwarder.delivered()
-
-    forwarder = Forwarder(
-        place,
-        KafkaDelivery(lambda: addresses.kafka(env), notify=delivered),
-        Telemetry(register, psutil=psutil, disk=place.path),
-        host=socket.gethostname(),
-        own=own,
-        make_fold=SummaryFold,
-        framing=framing(env),
-        idle_exit=idle_exit,
-    )
-    return forwarder
-
-
-def _on_signals(forwarder: Forwarder, stop: threading.Event) -> None:
+def _on_signals(forwarder: "Forwarder", stop: threading.Event) -> None:
     if threading.current_thread() is not threading.main_thread():
         return
 
@@ -121,5 +89,6 @@ def configure_logging(*, quiet: bool = False) -> None:
 
     kafka-python has its say through the status: it would log each try.
     """
-    logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    level = logging.ERROR if quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)

@@ -32,7 +32,6 @@ IDLE_PERIOD = 0.2
 IDLE_AFTER = 2.0
 SCAN_SECONDS = 1.0
 SAVE_SECONDS = 0.5
-IDLE_EXIT_SECONDS = 30.0
 FAREWELL_SECONDS = 3.0
 REGISTRY_RETRY_SECONDS = 5.0
 
@@ -68,7 +67,7 @@ class Forwarder:
         framing: Framing = SINGLE_OBJECT,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        idle_exit: float = IDLE_EXIT_SECONDS,
+        idle_exit: float,
     ) -> None:
         self._place = place
         self._delivery = delivery

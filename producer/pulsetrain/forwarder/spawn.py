@@ -6,6 +6,7 @@ Imported by training processes: standard library alone, nothing here waits for t
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from pulsetrain.forwarder.places import Place, Registration, destination
 
 # Held down in the forwarder: BLAS threads that it has no use for, and an arena of memory for each of its threads.
 SMALL = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+# How long a forwarder may take until it has its lock, before another one is tried.
+STARTING_SECONDS = 2.0
 
 
 def register(
@@ -45,17 +49,25 @@ def is_running(place: Place) -> bool:
     return False
 
 
+def _age(path: Path) -> float:
+    try:
+        return abs(time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return float("inf")
+
+
 def ensure_running(home: Path, env: Mapping[str, str] = os.environ) -> bool:
-    """Starts the forwarder of this home and destination unless it runs; True when one was started.
+    """Starts the forwarder of this home and destination unless it runs or was started just now; True if it was started.
 
     It does not wait for it. Two that start at once are settled by the lock: the second leaves.
     """
     place = Place.of(home, destination(env))
-    if is_running(place):
+    if is_running(place) or _age(place.spawned) < STARTING_SECONDS:
         return False
     import subprocess
 
     place.create()
+    place.spawned.touch()
     command = [sys.executable, "-m", "pulsetrain.forwarder", "--home", str(home)]
     with place.log.open("ab") as log:
         # The shell puts it into the background and ends: the training process gets no child that it did not ask for.
