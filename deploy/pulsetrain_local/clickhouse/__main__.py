@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from pulsetrain_local.clickhouse.engine import EngineError
-from pulsetrain_local.clickhouse.server import MOST_CONNECTIONS, Options, Server
+from pulsetrain_local.clickhouse.server import HELD_IN_MEMORY, MOST_CONNECTIONS, Options, Server
 
 
 def main() -> int:
@@ -27,6 +27,7 @@ def main() -> int:
                 password=password,
                 engine_memory=arguments.engine_memory_mib << 20 if arguments.engine_memory_mib else None,
                 most_connections=arguments.max_connections,
+                held_in_memory=arguments.held_in_memory_mib << 20,
             )
         )
     except (EngineError, OSError) as error:
@@ -51,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--password-file", type=Path, required=True, help="file whose first line is the password")
     parser.add_argument("--engine-memory-mib", type=int, help="what queries may take; default: a quarter of it all")
     parser.add_argument("--max-connections", type=int, default=MOST_CONNECTIONS)
+    parser.add_argument(
+        "--held-in-memory-mib",
+        type=int,
+        default=HELD_IN_MEMORY >> 20,
+        help="what of an INSERT is held in memory until its end; the rest goes to a file",
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
 

@@ -26,6 +26,7 @@ FIRST_REVISIONS = {
 }
 # A client of this revision knows all that a server of this revision sends.
 CURRENT_REVISION = 54453
+COMMAND_LINE_CLIENT = "ClickHouse client"
 WIDEST_DECIMAL128 = 38
 # So that a query within another keeps its order.
 KEEP_ORDER = "query_plan_remove_redundant_sorting = 0, optimize_duplicate_order_by_and_distinct = 0"

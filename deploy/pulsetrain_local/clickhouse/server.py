@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 MOST_CONNECTIONS = 100
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 3.0
 REFUSAL_SECONDS = 0.5
 TOO_MANY_CONNECTIONS = 202
 HELD_IN_MEMORY = 128 << 20
@@ -40,6 +40,7 @@ class Options:
     password: str
     engine_memory: int | None = None
     most_connections: int = MOST_CONNECTIONS
+    held_in_memory: int = HELD_IN_MEMORY
 
 
 def engine_options(memory: int | None, machine_memory: int) -> Mapping[str, str]:
@@ -79,7 +80,7 @@ class Server:
             version=_version(version),
             timezone=timezone,
             spill_directory=options.path / "held",
-            held_in_memory=HELD_IN_MEMORY,
+            held_in_memory=options.held_in_memory,
         )
         with_engine.close()
         self._threads: dict[threading.Thread, socket.socket] = {}
@@ -147,18 +148,23 @@ class Server:
         self._watcher.leave()
         with self._lock:
             threads = dict(self._threads)
-        for connection in threads.values():
-            try:
-                connection.shutdown(socket.SHUT_RD)
-            except OSError as error:
-                log.debug("a connection was closed already: %s", error)
+        _shut(threads.values(), socket.SHUT_RD)
         if not _joined(threads, GRACE_SECONDS):
             self._watcher.cancel_all()
+            _shut(threads.values(), socket.SHUT_RDWR)  # for those that wait until their client takes what they send
             if not _joined(threads, GRACE_SECONDS):
                 log.warning("queries are still running after %g s: leaving them", 2 * GRACE_SECONDS)
                 return
         self._watcher.stop()
         self._engine.close()
+
+
+def _shut(connections: Iterable[socket.socket], how: int) -> None:
+    for connection in connections:
+        try:
+            connection.shutdown(how)
+        except OSError as error:
+            log.debug("a connection was closed already: %s", error)
 
 
 def _joined(threads: Mapping[threading.Thread, socket.socket], seconds: float) -> bool:

@@ -71,6 +71,7 @@ class Session:
         self._replies = Replies(connection)
         self._revision = 0
         self._client_revision = 0
+        self._sends_rows_as_blocks = False
 
     def run(self) -> None:
         """Serves the client until it leaves, or sends what cannot be understood."""
@@ -94,6 +95,9 @@ class Session:
     def _serve(self, hello: ClientHello) -> None:
         log.debug("%s: %r", self._peer, hello)
         self._client_revision = hello.revision
+        self._sends_rows_as_blocks = (
+            hello.name == legacy.COMMAND_LINE_CLIENT and hello.revision < legacy.CURRENT_REVISION
+        )
         self._revision = self._replies.revision = min(hello.revision, protocol.SERVER_REVISION)
         engine = self._host.engine.connect()
         try:
@@ -160,7 +164,7 @@ class Session:
             unknown = overlay.lay(query.settings)
             if unknown:
                 log.info("%s: passing over unknown settings: %s", self._peer, ", ".join(unknown))
-        insert = insert_of_blocks(query.text)
+        insert = insert_of_blocks(query.text, blocks_always_follow=self._sends_rows_as_blocks)
         if insert is not None:
             self._insert(insert, query.text, engine)
             return

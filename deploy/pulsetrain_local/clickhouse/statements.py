@@ -123,10 +123,11 @@ def _client_clause(pieces: Sequence[Token], position: int) -> int:
     return position
 
 
-def insert_of_blocks(text: str) -> InsertOfBlocks | None:
+def insert_of_blocks(text: str, *, blocks_always_follow: bool = False) -> InsertOfBlocks | None:
     """The INSERT that a statement is, where its data is yet to come; None for every other statement.
 
-    `INSERT … SELECT`, and an INSERT that carries its rows in its own text, are whole and None.
+    `INSERT … SELECT`, and an INSERT that carries its rows in its own text, are whole and None. The old clickhouse-client
+    sends the rows in blocks whether or not it leaves them in the text too: `blocks_always_follow`.
     """
     insert = _head_of_insert(text)
     if not insert.takes_rows or insert.end is None:
@@ -134,10 +135,10 @@ def insert_of_blocks(text: str) -> InsertOfBlocks | None:
     head = text[insert.start : insert.end.start].rstrip()
     if insert.end.text == "FORMAT":
         settings = _after_format(text, insert.end)
-        if settings is None:
+        if settings is None and not blocks_always_follow:
             return None
-        head = f"{head} {settings}".rstrip()
-    elif text[insert.end.end :].strip(BLANKS_AND_END):
+        head = f"{head} {settings or ''}".rstrip()
+    elif text[insert.end.end :].strip(BLANKS_AND_END) and not blocks_always_follow:
         return None
     sample = _sample(text, insert.target)
     return None if sample is None else InsertOfBlocks(head, sample)
