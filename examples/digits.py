@@ -159,7 +159,7 @@ def train(
             if val_accuracy > best_accuracy:
                 best_epoch, best_accuracy = epoch, val_accuracy
             run.log({"val/loss": val_loss, "val/accuracy": val_accuracy, "epoch": epoch + 1})
-            if epoch % 5 == 4:
+            if epoch % 10 == 9:
                 print(f"{run.name}  epoch {epoch + 1:>3}  val/loss {val_loss:.4f}  val/accuracy {val_accuracy:.4f}")
         run.summary["best_epoch"] = best_epoch
         run.summary["parameters"] = sum(weight.size for weight in network.weights)
@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--project", default="digits")
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[0.003, 0.03, 0.3], metavar="RATE")
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--seed", type=int, default=1)

@@ -19,8 +19,6 @@ from pulsetrain_local.service import Program
 from pulsetrain_local.supervisor import Given
 from pulsetrain_schemas import addresses
 
-_INSTANCE = ("--instance", "local")
-"""A writer that dies and comes back under this name has its partitions at once, not when its session is over."""
 _PORT_OPTIONS = {"kafka": "--kafka-port", "clickhouse": "--clickhouse-port", "writer": "--metrics-port"}
 
 
@@ -131,7 +129,7 @@ def plan(home: Home, ports: Ports, runtime: KafkaRuntime | None, env: Mapping[st
     migrations = _task(home, "migrate", [], child_env, after="clickhouse")
     writer = Program(
         name="writer",
-        command=lambda: pulsetrain_command("consumer", "writer", "--metrics-port", str(ports.writer), *_INSTANCE),
+        command=lambda: pulsetrain_command("consumer", "writer", "--metrics-port", str(ports.writer)),
         environment=child_env,
         log=home.log("writer"),
         ready=lambda: says_ready(ports.writer),
