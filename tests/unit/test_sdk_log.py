@@ -231,9 +231,16 @@ def test_a_step_metric_is_added_to_rows_that_lack_it(run):
     run.log({"loss": 2, "global_step": 10})
     run.log({"loss": 3})
     run.log({"note": "x"})
+    run.log({"loss": 4, "global_step": 20, "note": "y"})
+    run.log({"loss": 5})
+    run.log({"loss": 6}, step=9)
     run.define_metric("loss", step_metric="global_step", step_sync=False)
-    run.log({"loss": 4})
-    assert [row.get("global_step") for _, row in logged(run)] == [None, 10.0, 10.0, 10.0, None]
+    run.log({"loss": 7})
+    assert [row.get("global_step") for _, row in logged(run)] == [None, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0, None]
+    assert [row["loss"] for _, row in logged(run) if "loss" in row] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert run.step == 10
+    with pytest.raises(pulsetrain.InvalidData):
+        run.log({1: 2})
 
 
 def test_a_full_disk_is_said_once_and_logging_resumes(sdk, monkeypatch, capsys):

@@ -7,7 +7,7 @@ Everything else takes the careful way, which starts from the beginning.
 import operator
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from pulsetrain._run.errors import InvalidData, UsageError
 from pulsetrain._run.faults import Faults
 from pulsetrain.journal.writer import JournalFull, JournalWriter, RecordTooLarge
 
+# How many kinds of rows are remembered for their step metrics.
+MAX_STEP_PLANS = 1_000
 INT64 = range(-(1 << 63), 1 << 63)
 
 
@@ -51,6 +53,8 @@ class History:
         self._definitions = Definitions()
         self._synchronising = False
         self._step_values: dict[str, float] = {}
+        # By the keys of a row: the step metrics among them, and those that are to be added.
+        self._step_plans: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
 
     def open(self) -> bool:
         """Begins the journal now. False where that is not possible yet; that is noted."""
@@ -67,8 +71,13 @@ class History:
         try:
             keys = tuple(data)
             with self._lock:
-                if self._synchronising or self._writer is None:
+                if self._writer is None:
                     pass
+                elif self._synchronising:
+                    at = self.step if step is None else operator.index(step)
+                    self._row_with_steps(self._writer, keys, data, at)
+                    self._advance(at, (commit is None and step is None) or commit)
+                    return
                 elif step is None:
                     self._writer.row(keys, data.values(), self.step, self._clock())
                     if commit is None or commit:
@@ -87,6 +96,7 @@ class History:
         with self._lock:
             result = self._definitions.add(definition, overwrite=overwrite)
             self._synchronising = self._definitions.synchronising
+            self._step_plans.clear()
             self.event("define_metric", definition.to_event(overwrite))
             return result
 
@@ -174,16 +184,39 @@ class History:
         else:
             writer.row(tuple(numbers), numbers.values(), step, now)
 
+    def _row_with_steps(self, writer: JournalWriter, keys: tuple[str, ...], data: Mapping[str, Any], step: int) -> None:
+        """A plain row of numbers, with the step metrics that it lacks."""
+        plan = self._step_plans.get(keys)
+        if plan is None:
+            if len(self._step_plans) >= MAX_STEP_PLANS:
+                self._step_plans.clear()
+            plan = self._step_plans[keys] = self._step_metrics_of(keys)
+        present, missing = plan
+        row: Iterable[Any] = data.values()
+        known = [name for name in missing if name in self._step_values]
+        if known:
+            keys = (*keys, *known)
+            row = [*row, *[self._step_values[name] for name in known]]
+        writer.row(keys, row, step, self._clock())
+        for name in present:
+            self._step_values[name] = float(data[name])
+
+    def _step_metrics_of(self, keys: Iterable[str]) -> tuple[list[str], list[str]]:
+        """The step metrics that these metrics are defined over: those that are among them, and those that are not."""
+        keys = tuple(keys)
+        definitions = (self._definitions.find(name) for name in keys)
+        wanted = dict.fromkeys(found.step_metric for found in definitions if found is not None and found.synchronises)
+        names = [name for name in wanted if name is not None]
+        return [name for name in names if name in keys], [name for name in names if name not in keys]
+
     def _synchronise(self, numbers: dict[str, float], texts: Mapping[str, str]) -> None:
         """Adds the last value of each step metric that the row's metrics are defined over and the row lacks."""
-        definitions = (self._definitions.find(name) for name in (*numbers, *texts))
-        wanted = [found.step_metric for found in definitions if found is not None and found.synchronises]
-        for name in dict.fromkeys(wanted):
-            if name is None:
-                continue
+        present, missing = self._step_metrics_of((*numbers, *texts))
+        for name in present:
             if name in numbers:
                 self._step_values[name] = numbers[name]
-            elif name in self._step_values:
+        for name in missing:
+            if name in self._step_values:
                 numbers[name] = self._step_values[name]
 
     def _checked_step(self, step: Any) -> int:
