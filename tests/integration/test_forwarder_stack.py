@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
+from pulsetrain.forwarder import spawn
+from pulsetrain.forwarder.places import LOCAL, Place, read_json
 from tests.stack_fixture import Stack
 from tests.waiting import wait_for
 
@@ -32,6 +35,18 @@ def train(stack: Stack, project: str, end: str = "", steps: int = 2000, **env: s
 
 def verify(stack: Stack, run_id: str) -> list[dict]:
     return json.loads(stack.pulsetrain("verify", run_id, "--json").stdout)
+
+
+def stored(stack: Stack, project: str) -> int:
+    ((count,),) = stack.sql("SELECT count() FROM metrics WHERE project = %(p)s", {"p": project})
+    return int(count)
+
+
+def forwarder_pid(stack: Stack) -> int:
+    """The process of the stack's forwarder, 0 while there is none."""
+    place = Place.of(stack.home, LOCAL)
+    said = read_json(place.status) or {}
+    return int(said["pid"]) if spawn.is_running(place) and "pid" in said and psutil.pid_exists(said["pid"]) else 0
 
 
 def test_what_was_logged_is_in_kafka_and_in_the_tables(stack: Stack) -> None:
@@ -62,6 +77,23 @@ def test_a_run_whose_process_is_killed_is_stored_to_its_last_row_and_killed(stac
         10,
         "its rows",
     )
+
+
+def test_a_forwarder_that_is_killed_while_a_run_logs_costs_no_row_and_doubles_none(stack: Stack) -> None:
+    slow = "import time\n" + TRAIN.replace("1000}})", "1000}}); time.sleep(0.002)")
+    program = slow.format(project="forwarder-chaos", steps=8000, end="run.finish()")
+    with subprocess.Popen([sys.executable, "-c", program], env=stack.env, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(2):
+            pid = wait_for(lambda: forwarder_pid(stack), 20, "a forwarder")
+            before = stored(stack, "forwarder-chaos")
+            wait_for(lambda before=before: stored(stack, "forwarder-chaos") > before or process.poll() is not None, 20)
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda pid=pid: forwarder_pid(stack) not in (0, pid), 30, "another forwarder")
+        assert process.stdout is not None
+        run_id = process.stdout.readline().strip()
+    assert process.returncode == 0
+    assert {row["missing_in_clickhouse"] for row in verify(stack, run_id)} == {0}
+    assert stored(stack, "forwarder-chaos") == 16000
 
 
 def test_an_offline_run_is_stored_when_it_is_synced_and_only_once(stack: Stack) -> None:

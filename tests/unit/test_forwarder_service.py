@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,16 +14,18 @@ import psutil
 import pytest
 
 from pulsetrain._run.summary import SummaryFold
+from pulsetrain.forwarder import acknowledgement
 from pulsetrain.forwarder.liveness import created
 from pulsetrain.forwarder.memory_delivery import MemoryBroker, MemoryDelivery
 from pulsetrain.forwarder.ownership import Ownership
 from pulsetrain.forwarder.places import LOCAL, Place, Registration, read_json
 from pulsetrain.forwarder.service import Forwarder
+from pulsetrain.forwarder.tail import read_identity
 from pulsetrain.forwarder.telemetry import Telemetry
 from pulsetrain_schemas import events
 from pulsetrain_schemas.framing import SINGLE_OBJECT
 from pulsetrain_schemas.registry import RegistryUnavailable
-from tests.journals import records, start_run
+from tests.journals import points_logged, records, start_run
 from tests.waiting import wait_for
 
 OWN = (os.getpid(), created(os.getpid()))
@@ -241,12 +245,49 @@ def test_told_to_stop_it_writes_down_what_was_confirmed_and_leaves_the_living_re
     journal.row(("loss",), (1.0,), 0, 1.76e9)
     house.register(journal.directory)
     threading.Timer(0.3, house.forwarder.stop).start()
-    house.forwarder._monotonic = __import__("time").monotonic
+    house.forwarder._monotonic = time.monotonic
     house.forwarder._idle_exit = 100.0
     house.forwarder.run()
     assert read_json(journal.directory / "ack.json")["sequence"] == 2
     assert house.registered() == {journal.directory.name}
     journal.close()
+
+
+def test_a_full_disk_delays_the_acknowledgement_and_nothing_else(house, tmp_path, monkeypatch, caplog):
+    def no_room(path, data):
+        raise OSError(28, "No space left on device")
+
+    write = acknowledgement.write_atomically
+    monkeypatch.setattr(acknowledgement, "write_atomically", no_room)
+    journal = start_run(tmp_path / "runs")
+    journal.event("finish", {"state": "finished", "exit_code": 0})
+    journal.close()
+    house.register(journal.directory)
+    house.tick_until(lambda: any(event.kind == "finish" for event in house.runs()), "the end of the run in Kafka")
+    for _ in range(5):
+        house.forwarder.tick()
+    assert not complete(journal.directory)
+    assert caplog.text.count("No space left") == 1
+    monkeypatch.setattr(acknowledgement, "write_atomically", write)
+    house.tick_until(lambda: complete(journal.directory), "the acknowledgement")
+
+
+def test_a_run_folder_that_is_deleted_is_let_go(house, tmp_path, caplog):
+    journal = start_run(tmp_path / "runs")
+    house.register(journal.directory)
+    house.tick_until(lambda: house.broker.of("runs"), "the run's start")
+    journal.row(("loss",), (1.0,), 0, 1.76e9)
+    shutil.rmtree(journal.directory)
+    house.tick_until(lambda: "was deleted before all of it was sent" in caplog.text, "word of it")
+    assert journal.directory.name not in house.forwarder._writers
+    journal.forsake()
+
+
+def test_a_forwarder_whose_home_is_deleted_leaves(house):
+    shutil.rmtree(house.place.path)
+    house.forwarder._idle_exit = 1e9
+    house.forwarder._monotonic = time.monotonic
+    house.forwarder.run()
 
 
 def test_a_run_sees_the_gpus_that_its_process_may_use(tmp_path):
@@ -274,9 +315,6 @@ def test_a_run_sees_the_gpus_that_its_process_may_use(tmp_path):
             period=0.02,
         )
         journal = start_run(tmp_path, pid=process.pid)
-        from pulsetrain.forwarder.tail import read_identity
-        from tests.journals import points_logged
-
         identity = read_identity(journal.directory)
         telemetry.attach(identity, tmp_path, process.pid, "box", OWN)
         wait_for(lambda: any("gpu/" in p[2] for p in points_logged(registered[0])), 10, "GPU samples")

@@ -269,9 +269,15 @@ class Pump:
 
 
 def note_death(journal: Path, time: float) -> float:
-    """Leaves in the journal's folder when its process was found gone. The first note counts; returns its time."""
+    """Leaves in the journal's folder when its process was found gone. The first note counts; returns its time.
+
+    A note that cannot be written (a full disk) is a time that may differ when the end is sent again.
+    """
     noted = read_json(journal / END_FILE)
     if noted is not None and isinstance(noted.get("time"), int | float):
         return float(noted["time"])
-    write_atomically(journal / END_FILE, json.dumps({"time": time}).encode())
+    try:
+        write_atomically(journal / END_FILE, json.dumps({"time": time}).encode())
+    except OSError as error:
+        logger.warning("the time of the end of %s could not be noted: %s", journal, error)
     return time

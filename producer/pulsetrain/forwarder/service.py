@@ -4,6 +4,7 @@ One thread reads, packs and keeps the books; sending, sampling and syncing have 
 blocks holds the loop up. What is in flight is bounded: when that much is unconfirmed, journals are simply not read on.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -92,6 +93,7 @@ class Forwarder:
         self._wake = threading.Event()
         self._stopping = False
         self._full = False
+        self._save_failed = False
         self._framing_ready = False
         self._framing_error = ""
         self._framing_retry_at = 0.0
@@ -171,7 +173,12 @@ class Forwarder:
 
     def _scan(self) -> None:
         """Takes over what was registered since the last look; a look is one stat unless something changed."""
-        change = self._place.writers.stat().st_mtime_ns
+        try:
+            change = self._place.writers.stat().st_mtime_ns
+        except FileNotFoundError:
+            logger.error("%s is gone: there is nobody left to serve", self._place.writers)
+            self._stopping = True
+            return
         if change == self._scanned_change and self._monotonic() - self._scanned_at < SCAN_SECONDS:
             return
         self._scanned_change, self._scanned_at = change, self._monotonic()
@@ -232,8 +239,7 @@ class Forwarder:
         if not self._full:
             pace = pump.step(now, alive=alive)
             pump.progress(now)
-        if pump.done:
-            pump.save()
+        if pump.done and self._saved(pump):
             self._drop(writer)
         return pace
 
@@ -287,24 +293,37 @@ class Forwarder:
         if now - self._saved_at < SAVE_SECONDS:
             return
         self._saved_at = now
-        for writer in self._writers.values():
-            if writer.pump is not None:
-                writer.pump.save()
+        for writer in list(self._writers.values()):
+            if writer.pump is not None and not self._saved(writer.pump) and not writer.journal.exists():
+                logger.error("the journal %s was deleted before all of it was sent", writer.journal)
+                self._refuse(writer)
+
+    def _saved(self, pump: Pump) -> bool:
+        """Writes down what was confirmed; a disk that has no room is tried again, and said once."""
+        try:
+            pump.save()
+        except OSError as error:
+            if not self._save_failed:
+                self._save_failed = True
+                logger.warning("what Kafka confirmed could not be written down; it is tried again: %s", error)
+            return False
+        self._save_failed = False
+        return True
 
     def _report(self) -> None:
         state = BrokerState("away", self._framing_error) if self._framing_error else self._delivery.state
         pumps = [writer.pump for writer in self._writers.values() if writer.pump is not None]
-        self._status.write(
-            Status(
-                pid=self._own[0],
-                broker=state.broker,
-                detail=state.detail,
-                journals=len(pumps),
-                live=sum(not w.ended and w.identity.role == "run" for w in self._writers.values()),
-                in_flight_bytes=self._delivery.in_flight_bytes,
-                undeliverable=self._undeliverable + sum(pump.undeliverable for pump in pumps),
-            )
+        status = Status(
+            pid=self._own[0],
+            broker=state.broker,
+            detail=state.detail,
+            journals=len(pumps),
+            live=sum(not w.ended and w.identity.role == "run" for w in self._writers.values()),
+            in_flight_bytes=self._delivery.in_flight_bytes,
+            undeliverable=self._undeliverable + sum(pump.undeliverable for pump in pumps),
         )
+        with contextlib.suppress(OSError):  # no room, or no home any more: the log says so where it matters
+            self._status.write(status)
 
     def _leave(self) -> None:
         """Ends the telemetry, sends what can be sent within seconds, and writes down what was confirmed."""
@@ -320,6 +339,6 @@ class Forwarder:
         self._hear()
         for writer in list(self._writers.values()):
             if writer.pump is not None:
-                writer.pump.save()
+                self._saved(writer.pump)
             self._forget(writer)
         self._fsync.stop()

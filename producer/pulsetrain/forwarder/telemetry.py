@@ -174,6 +174,6 @@ def _start(identity: Identity, writer: str, host: str, own: tuple[int, float]) -
 def _finish(journal: JournalWriter) -> None:
     try:
         journal.event("finish", {"state": "finished", "exit_code": None}, last=True)
-    except JournalFull:
-        logger.warning("no room on the disk to close the hardware samples in %s", journal.directory)
-    journal.close()
+        journal.close()
+    except OSError as error:  # no room, or the run's folder was deleted
+        logger.warning("the hardware samples in %s could not be closed: %s", journal.directory, error)

@@ -66,9 +66,10 @@ class Lane:
                 self._report(f"the {self.name} sampler answers again")
             self._missed = 0
             return self._samples
-        self._missed += 1
-        if self._missed == HANGS_AFTER:
-            self._report(f"the {self.name} sampler hangs in {self.asking}: its metrics are missing until it returns")
+        asking = self.asking
+        self._missed += asking is not None  # else the machine is so busy that the thread had no turn yet
+        if self._missed == HANGS_AFTER and asking is not None:
+            self._report(f"the {self.name} sampler hangs in {asking}: its metrics are missing until it returns")
         return {}
 
     def leave(self) -> None:
