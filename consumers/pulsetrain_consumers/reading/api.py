@@ -1,0 +1,130 @@
+"""`pulsetrain.Api`: runs, their history at full resolution, SQL and the loss account, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from pulsetrain_consumers.reading import runs as reading
+from pulsetrain_consumers.reading.database import Database, Result, locate
+from pulsetrain_consumers.reading.history import History, history
+from pulsetrain_consumers.reading.model import ConsoleLine, RunRecord, WriterAccount
+from pulsetrain_consumers.reading.selection import conditions, select
+
+
+class Run:
+    """One run as it was when it was read; its fields are those of `record`."""
+
+    def __init__(self, database: Database, record: RunRecord) -> None:
+        self._database = database
+        self.record = record
+
+    @property
+    def project(self) -> str:
+        """The project."""
+        return self.record.project
+
+    @property
+    def id(self) -> str:
+        """The run's id, unique in its project."""
+        return self.record.run_id
+
+    @property
+    def name(self) -> str:
+        """The name that a person gave, or else the id."""
+        return self.record.label
+
+    @property
+    def state(self) -> str:
+        """running, finished, failed, crashed or killed."""
+        return self.record.state
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run was started with."""
+        return dict(self.record.config)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the run came to."""
+        return dict(self.record.summary)
+
+    @property
+    def tags(self) -> list[str]:
+        """The run's tags."""
+        return list(self.record.tags)
+
+    def history(
+        self, keys: Sequence[str] | None = None, samples: int | None = None, *, all_attempts: bool = False
+    ) -> History:
+        """The run's metrics as columns, every point of them; with `samples`, at most so many rows of means.
+
+        `run.history(["loss"]).to_pandas()` is a DataFrame. Where a resumed run went back to an earlier step, the latest
+        attempt counts, unless `all_attempts`.
+        """
+        return history(self._database, self.record.key, keys, samples, all_attempts=all_attempts)
+
+    def console(self, lines: int = 1_000) -> list[ConsoleLine]:
+        """The last lines that the run printed."""
+        return reading.console_tail(self._database, [self.record.key], lines).get(self.record.key, [])
+
+    def account(self) -> list[WriterAccount]:
+        """What each of the run's writers produced and what of it is stored."""
+        return reading.accounts(self._database, self.project, [self.id])
+
+    def __repr__(self) -> str:
+        return f"Run({self.project}/{self.id}, {self.name!r}, {self.state})"
+
+
+class Api:
+    """The read side of Pulsetrain. Belongs to one thread; connects when first asked.
+
+    Raises `UserError`s: NotReachable, UnknownRun, AmbiguousRun, QueryError.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        """`url` is `clickhouse://user:password@host:port/database`; else PULSETRAIN_CLICKHOUSE or the local stack."""
+        self.database = Database(locate(url))
+
+    def runs(
+        self, project: str | None = None, filters: Mapping[str, Any] | None = None, order: str | None = None
+    ) -> list[Run]:
+        """The runs of a project (or all), newest first.
+
+        `filters` as in W&B: `{"state": "finished", "config.lr": {"$gte": 0.01}}`. `order` is a field, `config.KEY` or
+        `summary.KEY`, with `-` before it for the highest first.
+        """
+        records = reading.list_runs(self.database, project)
+        return self._wrap(select(records, conditions(filters or {}), order))
+
+    def run(self, path: str) -> Run:
+        """The run that `project/run_id`, an id or a name means."""
+        return Run(self.database, reading.find_run(self.database, path))
+
+    def projects(self) -> list[str]:
+        """Every project that has a run."""
+        return reading.projects(self.database)
+
+    def sql(self, query: str, params: Mapping[str, Any] | None = None) -> Result:
+        """All rows of a query. Parameters are written `{name:Type}`; their values cannot break out of the query."""
+        return self.database.query(query, **(params or {}))
+
+    def account(self, project: str | None = None, run_ids: Iterable[str] | None = None) -> list[WriterAccount]:
+        """What each writer produced and what of it is stored."""
+        return reading.accounts(self.database, project, None if run_ids is None else list(run_ids))
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wrap(self, records: Iterable[RunRecord]) -> list[Run]:
+        return [Run(self.database, record) for record in records]

@@ -1,0 +1,216 @@
+"""Curves of many points in few: buckets of adjacent steps, made inside ClickHouse, that keep every extreme.
+
+A bucket tells the least and the greatest value with their steps, the mean, the last value, and how many points were
+NaN or infinite. The width of a curve's buckets is a power of two, so that curves of many lengths share their grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pulsetrain_consumers.reading.database import Database
+from pulsetrain_consumers.reading.model import Curve, RunKey, Telemetry
+
+_SIZES = """
+SELECT count() AS points FROM latest_metrics
+WHERE (project, run_id) IN {keys:Array(Tuple(String, String))}
+GROUP BY project, run_id, metric
+"""
+_TELEMETRY_SIZES = """
+SELECT count() AS points FROM system
+WHERE (project, run_id) IN {keys:Array(Tuple(String, String))}
+GROUP BY project, run_id, host, gpu, metric
+"""
+
+_CURVES = """
+WITH
+    points AS
+    (
+        SELECT project, run_id, metric, step, ts, value
+        FROM latest_metrics
+        WHERE (project, run_id) IN {keys:Array(Tuple(String, String))}
+    ),
+    widths AS
+    (
+        SELECT project, run_id, metric, min(step) AS origin,
+               (toFloat64(max(step)) - origin + 1) / {buckets:UInt32} AS share,
+               if(count() <= {buckets:UInt32} OR share <= 1, 1, toInt64(exp2(ceil(log2(share))))) AS width
+        FROM points
+        GROUP BY project, run_id, metric
+    )
+SELECT
+    toString(points.project) AS project,
+    toString(points.run_id) AS run_id,
+    toString(points.metric) AS metric,
+    intDiv(step - origin, width) AS bucket,
+    min(step) AS first_step,
+    toUnixTimestamp64Micro(min(ts)) AS first_time,
+    count() AS counts,
+    avgIf(value, isFinite(value)) AS means,
+    minIf(value, isFinite(value)) AS lows,
+    maxIf(value, isFinite(value)) AS highs,
+    argMinIf(step, value, isFinite(value)) AS low_steps,
+    argMaxIf(step, value, isFinite(value)) AS high_steps,
+    argMax(value, (step, ts)) AS lasts,
+    max(step) AS last_steps,
+    countIf(isNaN(value)) AS nans,
+    countIf(value = inf) AS positive_infinities,
+    countIf(value = -inf) AS negative_infinities
+FROM points
+INNER JOIN widths ON points.project = widths.project AND points.run_id = widths.run_id AND points.metric = widths.metric
+GROUP BY project, run_id, metric, bucket
+ORDER BY project, run_id, metric, bucket
+"""
+
+_TELEMETRY = """
+WITH
+    samples AS
+    (
+        SELECT project, run_id, host, gpu, gpu_index, metric, toUnixTimestamp64Micro(ts) AS time, value
+        FROM system
+        WHERE (project, run_id) IN {keys:Array(Tuple(String, String))}
+    ),
+    widths AS
+    (
+        SELECT project, run_id, host, gpu, metric, min(time) AS origin,
+               if(count() <= {buckets:UInt32}, 1, intDiv(max(time) - origin, {buckets:UInt32}) + 1) AS width
+        FROM samples
+        GROUP BY project, run_id, host, gpu, metric
+    )
+SELECT
+    toString(samples.project) AS project,
+    toString(samples.run_id) AS run_id,
+    toString(samples.host) AS host,
+    toString(samples.gpu) AS gpu,
+    any(gpu_index) AS gpu_index,
+    toString(samples.metric) AS metric,
+    min(time) AS first_time,
+    count() AS counts,
+    avgIf(value, isFinite(value)) AS means,
+    minIf(value, isFinite(value)) AS lows,
+    maxIf(value, isFinite(value)) AS highs,
+    countIf(isFinite(value)) AS finite
+FROM samples
+INNER JOIN widths ON samples.project = widths.project AND samples.run_id = widths.run_id AND samples.host = widths.host
+    AND samples.gpu = widths.gpu AND samples.metric = widths.metric
+GROUP BY project, run_id, host, gpu, metric, intDiv(time - origin, width) AS bucket
+ORDER BY project, run_id, host, gpu, metric, bucket
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many points each curve of a set has."""
+
+    points: NDArray[np.int64]
+
+    def buckets(self, budget: int, *, least: int = 16, most: int = 4_000) -> int:
+        """How many buckets a curve may have for all of them to have at most `budget` (but never under `least`)."""
+        low, high = least, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            # A cut by powers of two leaves between half of the buckets and all of them.
+            if int(np.minimum(self.points, middle).sum()) <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def metric_sizes(database: Database, keys: Sequence[RunKey]) -> Sizes:
+    """The sizes of the runs' curves."""
+    return _sizes(database, _SIZES, keys)
+
+
+def telemetry_sizes(database: Database, keys: Sequence[RunKey]) -> Sizes:
+    """The sizes of the runs' series of hardware samples."""
+    return _sizes(database, _TELEMETRY_SIZES, keys)
+
+
+def curves(database: Database, keys: Sequence[RunKey], buckets: int) -> dict[RunKey, list[Curve]]:
+    """Every metric of the runs in at most about `buckets` buckets each, by run, in the order of the metrics' names."""
+    columns = database.arrays(_CURVES, keys=list(keys), buckets=buckets)
+    found: dict[RunKey, list[Curve]] = {}
+    for (project, run_id, metric), part in _split(columns, "project", "run_id", "metric"):
+        finite = (
+            part["counts"].astype(np.int64)
+            - _integers(part, "nans")
+            - _integers(part, "positive_infinities")
+            - _integers(part, "negative_infinities")
+        )
+        empty = finite == 0
+        steps = _integers(part, "first_step")
+        found.setdefault((project, run_id), []).append(
+            Curve(
+                metric=metric,
+                steps=steps,
+                times=part["first_time"] / 1e6,
+                counts=_integers(part, "counts"),
+                means=np.where(empty, np.nan, part["means"]),
+                lows=np.where(empty, np.nan, part["lows"]),
+                highs=np.where(empty, np.nan, part["highs"]),
+                low_steps=np.where(empty, steps, part["low_steps"]),
+                high_steps=np.where(empty, steps, part["high_steps"]),
+                lasts=part["lasts"].astype(np.float64),
+                last_steps=_integers(part, "last_steps"),
+                nans=_integers(part, "nans"),
+                positive_infinities=_integers(part, "positive_infinities"),
+                negative_infinities=_integers(part, "negative_infinities"),
+            )
+        )
+    return found
+
+
+def telemetry(database: Database, keys: Sequence[RunKey], buckets: int) -> dict[RunKey, list[Telemetry]]:
+    """Every series of hardware samples of the runs in at most about `buckets` buckets each, by run."""
+    columns = database.arrays(_TELEMETRY, keys=list(keys), buckets=buckets)
+    found: dict[RunKey, list[Telemetry]] = {}
+    for (project, run_id, host, gpu, metric), part in _split(columns, "project", "run_id", "host", "gpu", "metric"):
+        empty = part["finite"] == 0
+        found.setdefault((project, run_id), []).append(
+            Telemetry(
+                host=host,
+                gpu=gpu,
+                gpu_index=int(part["gpu_index"][0]),
+                metric=metric,
+                times=part["first_time"] / 1e6,
+                counts=_integers(part, "counts"),
+                means=np.where(empty, np.nan, part["means"]),
+                lows=np.where(empty, np.nan, part["lows"]),
+                highs=np.where(empty, np.nan, part["highs"]),
+            )
+        )
+    return found
+
+
+def _sizes(database: Database, sql: str, keys: Sequence[RunKey]) -> Sizes:
+    return Sizes(database.arrays(sql, keys=list(keys))["points"].astype(np.int64))
+
+
+def _integers(columns: dict[str, NDArray[Any]], name: str) -> NDArray[np.int64]:
+    return columns[name].astype(np.int64)
+
+
+def _split(columns: dict[str, NDArray[Any]], *names: str) -> list[tuple[tuple[str, ...], dict[str, NDArray[Any]]]]:
+    """Cuts sorted columns where any of the named ones changes."""
+    rows = len(columns[names[0]])
+    if not rows:
+        return []
+    changed = np.zeros(rows, dtype=bool)
+    changed[0] = True
+    for name in names:
+        changed[1:] |= columns[name][1:] != columns[name][:-1]
+    starts = np.flatnonzero(changed)
+    ends = [*starts[1:], rows]
+    return [
+        (
+            tuple(str(columns[name][start]) for name in names),
+            {name: values[start:end] for name, values in columns.items() if name not in names},
+        )
+        for start, end in zip(starts, ends, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""The HTML report: what runs did, as one file that opens offline."""

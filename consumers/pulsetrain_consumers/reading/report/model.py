@@ -1,0 +1,29 @@
+"""What a report shows, as plain values: gathered in `gather`, written down in `payload`, dressed in `render`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pulsetrain_consumers.reading.model import ConsoleLine, Curve, RunRecord, Telemetry, WriterAccount
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRun:
+    """One run with all that the report shows of it."""
+
+    record: RunRecord
+    curves: Sequence[Curve] = ()
+    telemetry: Sequence[Telemetry] = ()
+    console: Sequence[ConsoleLine] = ()
+    accounts: Sequence[WriterAccount] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole report. `generated` is aware of its time zone."""
+
+    title: str
+    generated: datetime
+    runs: Sequence[ReportRun] = field(default_factory=tuple)
