@@ -88,7 +88,8 @@ class Place:
 
     def create(self) -> None:
         """Makes the directories, for this user alone."""
-        self.writers.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.writers.mkdir(exist_ok=True)
 
     def register(self, writer: str, registration: Registration) -> None:
         """Leaves word of a journal. The forwarder takes the file away when all of the journal is acknowledged."""
