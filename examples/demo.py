@@ -36,7 +36,7 @@ SELECT count(), uniqExact(metric), uniqExact(gpu) - countIf(gpu = '') > 0
 FROM system WHERE project = {project:String} AND has({runs:Array(String)}, run_id)
 """
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 class DemoFailed(RuntimeError):
@@ -130,6 +130,9 @@ def show() -> bool:
         told = "host and GPU" if gpus else "host"
         console.print(f"{samples:,} samples of {metrics} {told} metrics lie beside the runs")
 
+    heading("The same account from the journals, by `pulsetrain verify`")
+    pulsetrain("verify", *(f"{PROJECT}/{id_}" for id_ in ids))
+
     heading("The report")
     pulsetrain("report", PROJECT, "-o", str(REPORT))
     return whole
@@ -156,9 +159,9 @@ def look_around(keep: bool) -> None:
     else:
         console.print(f"nothing is left running. {place} .venv/bin/pulsetrain up --detach brings it back, then:")
     query = "select run_id, count() from metrics group by run_id"
-    console.print(f'  {place} .venv/bin/pulsetrain sql "{query}"', soft_wrap=True)
-    console.print(f"  {place} .venv/bin/pulsetrain runs {PROJECT}", soft_wrap=True)
-    console.print(f"  {place} .venv/bin/pulsetrain down", soft_wrap=True)
+    console.print(f'  {place} .venv/bin/pulsetrain sql "{query}"')
+    console.print(f"  {place} .venv/bin/pulsetrain runs {PROJECT}")
+    console.print(f"  {place} .venv/bin/pulsetrain down")
 
 
 def heading(text: str) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,21 +74,49 @@ class Home:
 
     @contextlib.contextmanager
     def supervised(self) -> Iterator[bool]:
-        """Holds the supervisor's lock within; false where another process holds it."""
+        """Holds the supervisor's lock within, with this process's id in it; false where another process holds it."""
         with self.lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locked(file.fileno()):
                 yield False
             else:
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
                 yield True
+
+    def supervisor_pid(self) -> int | None:
+        """The process that holds the supervisor's lock, where one does."""
+        if not self.has_supervisor():
+            return None
+        try:
+            return int(self.lock.read_text())
+        except ValueError:
+            return None  # it took the lock a moment ago
 
     def has_supervisor(self) -> bool:
         """Whether a supervisor of this home lives."""
         if not self.lock.exists():
             return False
-        with self.supervised() as free:
-            return not free
+        with self.lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+
+def _locked(descriptor: int, patience: float = 0.3) -> bool:
+    """Takes the lock. Whoever only looks whether it is held holds it for an instant: that is waited for."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def write_private(path: Path, text: str) -> None:

@@ -161,6 +161,8 @@ def install(
             present = installed(env)
             if present is not None:
                 return present
+            for abandoned in cache.glob(f"kafka-{version}.*/"):  # by an installation that was killed
+                shutil.rmtree(abandoned)
             with tempfile.TemporaryDirectory(prefix=f"kafka-{version}.", dir=cache) as unfinished:
                 _fetch(jars, Path(unfinished), env, progress)
                 progress.preparing("formatting a storage for the broker")

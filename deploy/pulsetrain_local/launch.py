@@ -5,6 +5,7 @@ lines on its standard output until all is ready, and is then on its own.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -16,11 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-import psutil
-
 from pulsetrain_local import kafka_jars
 from pulsetrain_local.forwarders import LOCAL, forwarders
-from pulsetrain_local.home import Home, read_json
+from pulsetrain_local.home import Home
 from pulsetrain_local.java import NoJava, find_java
 from pulsetrain_local.kafka import rehearse
 from pulsetrain_local.kafka_jars import InstallProgress, KafkaNotInstalled
@@ -134,16 +133,16 @@ def take_down(home: Home, patience: float = 60.0) -> bool:
     """Stops the stack of this home, by force after `patience` seconds. False where none was up."""
     if not home.has_supervisor():
         return stop_orphans(home) > 0
-    supervisor = ProcessIdentity.from_json(read_json(home.supervisor))
-    process = supervisor.process() if supervisor is not None else None
     deadline = time.monotonic() + patience
-    if process is not None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=patience)
-        except psutil.TimeoutExpired:
-            process.kill()
-    while home.has_supervisor() and time.monotonic() < deadline:
+    asked: int | None = None
+    while (pid := home.supervisor_pid()) is not None or home.has_supervisor():
+        if pid is not None and pid != asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            asked = pid
+        elif pid is not None and time.monotonic() > deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
     stop_orphans(home)
     _dismiss_idle_forwarder(home)

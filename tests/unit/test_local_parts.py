@@ -230,3 +230,10 @@ def test_forwarders_are_told_by_their_locks_and_status_files(tmp_path: Path) -> 
         fcntl.flock(lock, fcntl.LOCK_EX)
         (alive,) = forwarders(tmp_path)
     assert (alive.alive, alive.broker, alive.to_json()["pid"]) == (True, "away", os.getpid())
+
+
+def test_what_a_killed_installation_left_is_cleared_away(tiny_kafka: dict[str, str]) -> None:
+    cache = Path(tiny_kafka["XDG_CACHE_HOME"]) / "pulsetrain"
+    (cache / "kafka-4.9.9.abandoned" / "jars").mkdir(parents=True)
+    made = kafka_jars.install(ANY_JAVA, None, tiny_kafka)
+    assert [path for path in cache.iterdir() if path.is_dir()] == [made.directory]
