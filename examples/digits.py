@@ -144,7 +144,7 @@ def train(
                     {
                         "train/loss": loss,
                         "train/accuracy": accuracy,
-                        "epoch": epoch + len(chosen) / len(digits.train_labels),
+                        "epoch": seen / len(digits.train_labels),
                         "learning_rate": rate,
                         "grad_norm": norm(gradients),
                         "weight_norm": weight_norm,
