@@ -26,15 +26,17 @@ METRICS = [f"train/metric_{i}" for i in range(10)]
 PROBE_PROJECT = "probe"
 
 PRODUCER = """
-import sys, time, resource
+import sys, time
 import pulsetrain
+def peak():  # of this program alone: getrusage counts what came before exec too
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 seconds, rate = float(sys.argv[1]), float(sys.argv[2])
 keys = [f"train/metric_{i}" for i in range(10)]
 run = pulsetrain.init(project=sys.argv[3], settings={"console": "off"})
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 row = {k: 0.1 * i for i, k in enumerate(keys)}
-log, clock = run.log, time.perf_counter
-start = clock(); n = 0
+log, clock, n = run.log, time.perf_counter, 0
+cpu, start = time.process_time(), clock()
 while clock() - start < seconds:
     for _ in range(100):
         row["train/metric_0"] = n * 1e-6
@@ -44,10 +46,10 @@ while clock() - start < seconds:
         ahead = n / rate - (clock() - start)
         if ahead > 0:
             time.sleep(ahead)
-logged = clock() - start
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+logged, cpu = clock() - start, time.process_time() - cpu
+grown = peak() - before
 run.finish(quiet=True)
-print(n * len(keys), logged, grown / 1024, flush=True)
+print(n * len(keys), logged, grown / 1024, cpu, flush=True)
 """
 
 PROBE = """
@@ -106,7 +108,9 @@ def throughput(environment: Mapping[str, str], producers: int, seconds: float, r
     """Producers that log as fast as asked; the figure is points over the time from the first log() to the last row."""
     connection = client(environment)
     project = f"throughput-{rate:g}"
-    memory = PeakMemory("pulsetrain.forwarder", environment["PULSETRAIN_HOME"])
+    home = environment["PULSETRAIN_HOME"]
+    memory = PeakMemory("pulsetrain.forwarder", home)
+    before = processor_seconds(Path(home))
     arguments = [str(seconds), str(rate), project]
     start = time.perf_counter()
     with memory:
@@ -119,19 +123,38 @@ def throughput(environment: Mapping[str, str], producers: int, seconds: float, r
         outputs = [process.communicate()[0].split() for process in processes]
         logged = sum(int(output[0]) for output in outputs)
         while (count := stored(connection, project)) < logged and time.perf_counter() - start < 10 * seconds + 60:
-            time.sleep(0.05)
+            time.sleep(0.2)
         took = time.perf_counter() - start
+        after = processor_seconds(Path(home))
+    spent = {"producers": sum(float(output[3]) for output in outputs)}
+    spent |= {name: seconds - before.get(name, 0) for name, seconds in after.items()}
     grown = max(float(output[2]) for output in outputs)
     how = (
         f"{producers} processes, {'as fast as they can' if not rate else f'{rate * 10:g} points/s each'}, {seconds:g} s"
     )
+    costs = ", ".join(f"{name} {seconds / logged * 1e6:.2f}" for name, seconds in spent.items())
     return [
         (f"points stored/s ({how})", f"{count / took:,.0f}"),
         ("  logged, stored, lost", f"{logged:,}, {count:,}, {logged - count:,}"),
         ("  behind at the end of logging", f"{max(0.0, took - max(float(o[1]) for o in outputs)):.1f} s"),
+        ("  processor seconds for a million points", costs),
         ("  growth of a producer's memory, peak", f"{grown:.1f} MB"),
         ("  forwarder's memory, peak RSS", f"{memory.peak / 1e6:.0f} MB"),
     ]
+
+
+def processor_seconds(home: Path) -> dict[str, float]:
+    """What the processes of the stack in `home`, and its forwarder, have used so far."""
+    services = json.loads((home / "stack.json").read_text())["services"]
+    pids = {service["name"]: service["pid"] for service in services}
+    for status in home.glob("forwarder/*/status.json"):
+        pids["forwarder"] = json.loads(status.read_text())["pid"]
+    spent = {}
+    for name, pid in pids.items():
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(pid).cpu_times()
+            spent[name] = times.user + times.system
+    return spent
 
 
 class PeakMemory:
