@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,6 +87,7 @@ class Setting:
     def received(self, topic: str) -> list:
         """What Kafka has of this run on the topic, in order of partition and offset."""
         consumer = KafkaConsumer(bootstrap_servers=self.address, enable_auto_commit=False)
+        keys = (self.run_id.encode(), socket.gethostname().encode())
         try:
             partitions = [TopicPartition(PREFIX + topic, p) for p in consumer.partitions_for_topic(PREFIX + topic)]
             consumer.assign(partitions)
@@ -94,7 +96,7 @@ class Setting:
             found = []
             while any(consumer.position(partition) < ends[partition] for partition in partitions):
                 for records in consumer.poll(timeout_ms=500).values():
-                    found += [events.decode(record.value, KINDS[topic]) for record in records]
+                    found += [events.decode(r.value, KINDS[topic]) for r in records if r.key in keys]
         finally:
             consumer.close()
         return [event for event in found if event.origin.run_id == self.run_id]
