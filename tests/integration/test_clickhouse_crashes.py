@@ -45,7 +45,7 @@ def table(client: Client, engine: str = "MergeTree ORDER BY a") -> None:
 def test_a_client_killed_in_the_middle_of_an_insert_leaves_nothing_of_it(
     any_clickhouse: ClickHouse, database: str, compression: bool
 ) -> None:
-    """Several blocks of 100,000 rows have arrived when it dies. A binary keeps blocks of a million rows whole as well."""
+    """Several blocks of 100,000 rows have arrived when it dies. A binary keeps a million rows whole too."""
     client = any_clickhouse.client(database)
     table(client)
     writer = start_writer(any_clickhouse, database, compression, "never")

@@ -1,6 +1,6 @@
 """What clickhouse-driver must find in the embedded server, held by the `clickhouse` binary too where there is one."""
 
-import datetime
+import datetime as dt
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.clickhouse
 
-UTC = datetime.UTC
-MOMENT = datetime.datetime(2026, 11, 23, 18, 30, 1, 123456, tzinfo=UTC)
+UTC = dt.UTC
+MOMENT = dt.datetime(2026, 11, 23, 18, 30, 1, 123456, tzinfo=UTC)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "lz4"])
@@ -47,7 +47,7 @@ def test_a_select_gives_values_of_many_types_with_their_names_and_types(client: 
     assert dict(columns)["n"] == "Array(LowCardinality(String))"
     [row] = rows
     assert row[:10] == (1, "x", 2.5, [1, 2], {"k": 1}, (1, "two"), "low", None, True, Decimal("1.25"))
-    assert row[10:13] == (MOMENT, datetime.date(2026, 11, 23), UUID("61f0c404-5cb3-11e7-907b-a6006ad3dba0"))
+    assert row[10:13] == (MOMENT, dt.date(2026, 11, 23), UUID("61f0c404-5cb3-11e7-907b-a6006ad3dba0"))
     assert row[13] == ["x"]
     assert str(row[14]) == "1.2.3.4"
 
@@ -60,7 +60,8 @@ def test_an_empty_result_still_names_its_columns(client: Client) -> None:
 
 def test_what_was_inserted_comes_back(client: Client) -> None:
     client.execute(
-        "CREATE TABLE t (a Int64, s String, low LowCardinality(Nullable(String)), at DateTime64(6, 'UTC'), n Nullable(Float64),"
+        "CREATE TABLE t (a Int64, s String, low LowCardinality(Nullable(String)), at DateTime64(6, 'UTC'),"
+        " n Nullable(Float64),"
         " list Array(Nullable(String)), m Map(String, Array(UInt8)), t Tuple(x Int8, y LowCardinality(String)), b Bool,"
         " e Enum8('red' = 1, 'blue' = 2), f FixedString(3), d Decimal(20, 3)) ENGINE = MergeTree ORDER BY a"
     )
@@ -69,7 +70,7 @@ def test_what_was_inserted_comes_back(client: Client) -> None:
             number,
             "s" * (number * 50),
             None if number % 3 == 0 else f"low{number % 5}",
-            MOMENT + datetime.timedelta(microseconds=number),
+            MOMENT + dt.timedelta(microseconds=number),
             None if number % 2 else number / 7,
             ["x", None] * (number % 4),
             {"k": [number % 256]} if number % 2 else {},

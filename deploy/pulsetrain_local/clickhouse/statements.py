@@ -126,8 +126,8 @@ def _client_clause(pieces: Sequence[Token], position: int) -> int:
 def insert_of_blocks(text: str, *, blocks_always_follow: bool = False) -> InsertOfBlocks | None:
     """The INSERT that a statement is, where its data is yet to come; None for every other statement.
 
-    `INSERT … SELECT`, and an INSERT that carries its rows in its own text, are whole and None. The old clickhouse-client
-    sends the rows in blocks whether or not it leaves them in the text too: `blocks_always_follow`.
+    `INSERT … SELECT`, and an INSERT that carries its rows in its own text, are whole and None. The old
+    clickhouse-client sends the rows in blocks though it may leave them in the text too: `blocks_always_follow`.
     """
     insert = _head_of_insert(text)
     if not insert.takes_rows or insert.end is None:
