@@ -70,6 +70,7 @@ def test_more_rows_than_the_engine_takes_at_once_still_leave_nothing_when_the_cl
     client.execute("CREATE DATABASE deaths")
     client.execute("USE deaths")
     table(client)
+    before = len(clickhouse_server.log)
     code = WRITER.replace("600_000", "2_300_000")
     place = [clickhouse_server.host, str(clickhouse_server.port), clickhouse_server.user, clickhouse_server.password]
     writer = subprocess.Popen(
@@ -79,7 +80,7 @@ def test_more_rows_than_the_engine_takes_at_once_still_leave_nothing_when_the_cl
     assert writer.stdout.readline() == "on the way\n"
     writer.kill()
     writer.wait()
-    wait_for(lambda: "in the middle of a packet" in clickhouse_server.log or writer.poll() is not None, 10)
+    wait_for(lambda: "in the middle of an INSERT" in clickhouse_server.log[before:], 10, "the end of the insert")
     assert client.execute("SELECT count() FROM t") == [(0,)]
     client.execute("DROP DATABASE deaths")
     client.disconnect()

@@ -11,7 +11,7 @@ from pulsetrain_local.clickhouse.settings import SettingsOverlay, SettingTypes
 
 
 class FakeEngine:
-    """A session with three settings; it takes assignments one by one, as the engine does, and refuses the value `bad`."""
+    """A session of three settings; it takes assignments one by one, as the engine does, and refuses the value `bad`."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}

@@ -243,7 +243,12 @@ class Session:
         self._replies.block(header_block(columns))
         self._replies.flush()
         with HeldBlocks(self._host.spill_directory, self._host.held_in_memory) as held:
-            if not self._receive(held):
+            try:
+                is_whole = self._receive(held)
+            except ConnectionEnded:
+                log.warning("%s: the client went away in the middle of an INSERT; nothing of it is stored", self._peer)
+                raise
+            if not is_whole:
                 self._replies.send(protocol.END_OF_STREAM)
                 return
             with self._watched(engine, text) as watched:
