@@ -1,7 +1,7 @@
 """The real servers for tests: a Kafka broker, and the whole local stack, in directories that go away.
 
-`kafka_broker` and `stack` are shared by the whole session. A test that stops or kills something takes one of its own
-with `running_broker` or `running_stack`. All of them end with the test process, however that ends.
+`kafka_broker` is shared by a module, for the topics have the same names everywhere; `stack` by the whole session. A
+test that stops or kills something takes one of its own with `running_broker` or `running_stack`. All of them end with the test process, however that ends.
 """
 
 import json
@@ -89,9 +89,9 @@ def running_broker(directory: Path) -> Iterator[Broker]:
         broker.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The bootstrap address of a broker that the whole session shares: use topics and groups of your own names."""
+    """The bootstrap address of a broker that the tests of one module share: it is empty when they begin."""
     try:
         find_java()
         kafka_jars.install(find_java())
