@@ -1,7 +1,8 @@
 """The real servers for tests: a Kafka broker, and the whole local stack, in directories that go away.
 
 `kafka_broker` is shared by a module, for the topics have the same names everywhere; `stack` by the whole session. A
-test that stops or kills something takes one of its own with `running_broker` or `running_stack`. All of them end with the test process, however that ends.
+test that stops or kills something takes one of its own with `running_broker` or `running_stack`. All of them end with
+the test process, however that ends.
 """
 
 import json
