@@ -4,3 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+
+pytest_plugins = ["tests.stack_fixture", "tests.clickhouse_fixture"]
+
+
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No PULSETRAIN_* or WANDB_* of the user reaches a test; each test has a home and a run directory of its own."""
+    for name in list(os.environ):
+        if name.startswith(("PULSETRAIN_", "WANDB_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PULSETRAIN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PULSETRAIN_DIR", str(tmp_path / "runs"))
