@@ -44,9 +44,9 @@ WITH
         GROUP BY project, run_id, metric
     )
 SELECT
-    toString(points.project) AS project,
-    toString(points.run_id) AS run_id,
-    toString(points.metric) AS metric,
+    points.project AS project,
+    points.run_id AS run_id,
+    points.metric AS metric,
     intDiv(step - origin, width) AS bucket,
     min(step) AS first_step,
     toUnixTimestamp64Micro(min(ts)) AS first_time,
@@ -56,7 +56,7 @@ SELECT
     maxIf(value, isFinite(value)) AS highs,
     argMinIf(step, value, isFinite(value)) AS low_steps,
     argMaxIf(step, value, isFinite(value)) AS high_steps,
-    argMax(value, (step, ts)) AS lasts,
+    argMax(value, step) AS lasts,
     max(step) AS last_steps,
     countIf(isNaN(value)) AS nans,
     countIf(value = inf) AS positive_infinities,
@@ -83,12 +83,12 @@ WITH
         GROUP BY project, run_id, host, gpu, metric
     )
 SELECT
-    toString(samples.project) AS project,
-    toString(samples.run_id) AS run_id,
-    toString(samples.host) AS host,
-    toString(samples.gpu) AS gpu,
+    samples.project AS project,
+    samples.run_id AS run_id,
+    samples.host AS host,
+    samples.gpu AS gpu,
     any(gpu_index) AS gpu_index,
-    toString(samples.metric) AS metric,
+    samples.metric AS metric,
     min(time) AS first_time,
     count() AS counts,
     avgIf(value, isFinite(value)) AS means,

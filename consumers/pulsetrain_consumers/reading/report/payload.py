@@ -63,12 +63,13 @@ def dump(data: dict[str, Any]) -> str:
 
 
 def number_array(values: NDArray[Any]) -> Json:
-    """Regular integers as `[start, stride, count]`; others as base64 of little-endian 32-bit floats or integers.
+    """Regular integers as `[start, stride, count]`; others as base64, little-endian.
 
-    Integers are kept exactly: as an offset from the first in 16 or 32 bits, or as doubles beyond that.
+    Floats are 32 bits wide unless that would lose them. Integers are kept exactly: as an offset from the least in 8, 16
+    or 32 bits, or as doubles beyond that.
     """
     if values.dtype.kind == "f":
-        return {"f4": _base64(values.astype("<f4"))}
+        return {"f4": _base64(values.astype("<f4"))} if _fits_single(values) else {"f8": _base64(values.astype("<f8"))}
     if len(values) == 1:
         return [int(values[0]), 0, 1]
     gaps = np.diff(values)
@@ -227,6 +228,13 @@ def _seconds(moment: datetime | None) -> float | None:
 
 def _special(value: float) -> str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _fits_single(values: NDArray[Any]) -> bool:
+    """Whether no value would become infinite or lose digits to denormal numbers in 32 bits."""
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    limits = np.finfo(np.float32)
+    return not len(sizes) or bool(sizes.max() <= limits.max and sizes.min() >= limits.tiny)
 
 
 def _base64(values: NDArray[Any]) -> str:

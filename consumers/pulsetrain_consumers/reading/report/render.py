@@ -22,6 +22,7 @@ SCRIPTS = (
     "data.js",
     "format.js",
     "state.js",
+    "tooltip.js",
     "charts.js",
     "panels.js",
     "tables.js",

@@ -2,7 +2,7 @@
 // drawn under and over them. All charts share the x range and the cursor.
 "use strict";
 const Charts = (() => {
-  const { number, duration, moment, integer, withUnit, unit, element } = Format;
+  const { number, duration, withUnit, unit } = Format;
   const alive = new Set();
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -123,7 +123,6 @@ const Charts = (() => {
     aligned() {
       const tables = this.laid.map(({ x, line }) => [x, Array.from(line, (value) => (drawable(value, this.isLog) ? value : null))]);
       if (!tables.length) return [[], []];
-      this.indexes = null;
       return tables.length === 1 ? tables[0] : uPlot.join(tables);
     }
 
@@ -283,15 +282,19 @@ const Charts = (() => {
     drawMarks(plot) {
       const { bbox } = plot;
       const size = 4 * devicePixelRatio;
-      this.each(plot, (context, { curve, order }) => {
+      this.each(plot, (context, { curve }) => {
         if (!curve.strange.length) return;
         const x = positions(curve);
         context.lineWidth = 1.6 * devicePixelRatio;
+        const room = 3 * size;
+        const free = { nan: -Infinity, up: -Infinity, down: -Infinity };
+        // Marks that would cover one another are one mark: a stretch of NaN is a row of crosses.
+        const fits = (kind, count, at) => count > 0 && Math.abs(at - free[kind]) >= room && ((free[kind] = at), true);
         for (const [index, nans, up, down] of curve.strange) {
           const at = plot.valToPos(x[index], "x", true);
           const foot = bbox.top + bbox.height - 2 * size;
           const head = bbox.top + 2 * size;
-          if (nans) {
+          if (fits("nan", nans, at)) {
             context.beginPath();
             context.moveTo(at - size, foot - size);
             context.lineTo(at + size, foot + size);
@@ -299,8 +302,8 @@ const Charts = (() => {
             context.lineTo(at + size, foot - size);
             context.stroke();
           }
-          if (up) arrow(context, at, head, size, -1);
-          if (down) arrow(context, at, foot, size, 1);
+          if (fits("up", up, at)) arrow(context, at, head, size, -1);
+          if (fits("down", down, at)) arrow(context, at, foot, size, 1);
         }
       });
     }
@@ -366,66 +369,6 @@ const Charts = (() => {
     if (size >= 1e4) return `${number(value / 1e3, 5)}k`;
     return number(value, 6);
   }
-
-  // ---- the tooltip --------------------------------------------------------------------------------------------------
-
-  const Tooltip = (() => {
-    const box = document.getElementById("tooltip");
-    const ROWS = 9;
-
-    function where(reading) {
-      const { curve, x, index, order } = reading;
-      const original = order ? order[index] : index;
-      const run = Data.runs[curve.run];
-      const time = curve.axis.times[original];
-      const parts = curve.axis.steps ? [`step ${integer(curve.axis.steps[original])}`] : [];
-      parts.push(duration(time), moment(run.origin + time));
-      return { original, text: parts.join(" · ") };
-    }
-
-    function row(chart, reading, first) {
-      const { curve, lows, highs, index, value, y } = reading;
-      const run = Data.runs[curve.run];
-      const line = element(
-        "div",
-        { class: first ? "reading first" : "reading", colour: State.colour(curve.run) },
-        element("i"),
-        element("span", { class: "who" }, Data.runs.length > 1 || !curve.label ? run.name : "", curve.label ? ` ${curve.label}` : ""),
-        element("b", {}, withUnit(value, chart.unit)),
-      );
-      const more = [];
-      if (State.chosen.smoothing && Number.isFinite(y[index])) more.push(`unsmoothed ${withUnit(y[index], chart.unit)}`);
-      if (!curve.exact && lows[index] !== highs[index]) more.push(`${withUnit(lows[index], chart.unit)} to ${withUnit(highs[index], chart.unit)}`);
-      const { original } = where(reading);
-      if (first && curve.counts && curve.counts[original] > 1) more.push(`${integer(curve.counts[original])} points here`);
-      const strange = curve.strange.find(([at]) => at === original);
-      if (strange) ["NaN", "+∞", "−∞"].forEach((name, k) => strange[k + 1] && more.push(`${integer(strange[k + 1])} × ${name}`));
-      if (more.length && (first || strange || Data.runs.length < 4)) line.append(element("small", {}, more.join(", ")));
-      return line;
-    }
-
-    function show(chart) {
-      const readings = chart.readings();
-      State.chosen.focus !== null && readings.sort((a, b) => (b.curve.run === State.chosen.focus) - (a.curve.run === State.chosen.focus));
-      if (!readings.length) return hide();
-      box.replaceChildren(
-        element("div", { class: "where" }, where(readings[0]).text),
-        ...readings.slice(0, ROWS).map((reading, i) => row(chart, reading, i === 0)),
-        readings.length > ROWS ? element("div", { class: "more" }, `and ${readings.length - ROWS} more`) : "",
-      );
-      box.hidden = false;
-      const frame = chart.plot.over.getBoundingClientRect();
-      const x = frame.left + chart.plot.cursor.left;
-      const y = frame.top + chart.plot.cursor.top;
-      const { offsetWidth: width, offsetHeight: height } = box;
-      const left = x + 18 + width > innerWidth - 8 ? x - width - 18 : x + 18;
-      box.style.left = `${Math.max(8, left)}px`;
-      box.style.top = `${Math.max(8, Math.min(y - height / 2, innerHeight - height - 8))}px`;
-    }
-
-    const hide = () => (box.hidden = true);
-    return { show, hide };
-  })();
 
   // ---- what the reader changes --------------------------------------------------------------------------------------
 
