@@ -99,6 +99,8 @@ def test_the_report_draws_without_an_error(browser: WebDriver, tmp_path: Path):
     assert browser.execute_script("return Charts.alive.size") >= 3
     titles = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "main > section > h2")]
     assert titles == ["Runs", "Charts", "Hardware", "Config", "Summary", "Details and consoles"]
+    groups = [one.text for one in browser.find_elements(By.CSS_SELECTOR, ".group > summary > span:first-child")]
+    assert groups == ["train", "GPU", "Host"]
     assert errors(browser) == []
 
 

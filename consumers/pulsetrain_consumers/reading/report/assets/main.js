@@ -117,9 +117,9 @@
   }
 
   const OPEN_CARDS = 60;
-  function panels(curves, groupOf, nameOf, titleOf) {
+  function panels(curves, groupOf, nameOf, titleOf, mergeSingles = false) {
     let cards = 0;
-    return Panels.grouped(curves, groupOf).map(([group, metrics]) => {
+    return Panels.grouped(curves, groupOf, mergeSingles).map(([group, metrics]) => {
       const made = Panels.section(nameOf(group), metrics, { titleOf: (metric) => titleOf(metric, group), open: cards < OPEN_CARDS });
       cards += metrics.length;
       groups.push(made);
@@ -133,7 +133,7 @@
 
   if (Data.curves.length) {
     const prefix = ({ metric }) => (metric.includes("/") ? metric.slice(0, metric.indexOf("/")) : "");
-    const sections = panels(Data.curves, prefix, (group) => group || "metrics", (metric, group) => (group ? metric.slice(group.length + 1) || metric : metric));
+    const sections = panels(Data.curves, prefix, (group) => group || "metrics", (metric, group) => (group ? metric.slice(group.length + 1) || metric : metric), true);
     place("charts", "Charts", controls(), nothing, ...sections);
   }
   if (Data.telemetry.length) {

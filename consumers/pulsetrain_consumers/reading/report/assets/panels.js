@@ -83,7 +83,7 @@ const Panels = (() => {
   const FIRST = ["train", "val", "valid", "validation", "eval", "test", "best", ""];
 
   /** [[group, [[metric, curves] …]] …] */
-  function grouped(curves, groupOf) {
+  function grouped(curves, groupOf, mergeSingles) {
     const groups = new Map();
     for (const curve of curves) {
       const group = groupOf(curve);
@@ -94,7 +94,7 @@ const Panels = (() => {
     }
     // A section of one chart is a row of one chart: it goes with the metrics that have no section.
     for (const [group, metrics] of [...groups]) {
-      if (group === "" || metrics.size > 1 || groups.size === 1) continue;
+      if (!mergeSingles || group === "" || metrics.size > 1 || groups.size === 1) continue;
       groups.delete(group);
       if (!groups.has("")) groups.set("", new Map());
       metrics.forEach((own, metric) => groups.get("").set(metric, own));
