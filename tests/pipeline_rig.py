@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from kafka import KafkaAdminClient, KafkaProducer
 
 from pulsetrain_consumers.clickhouse import connect
@@ -63,6 +64,11 @@ class WriterProcess:
             line for line in self.get("/metrics")[1].splitlines() if line.startswith(f"pulsetrain_consumer_{name}")
         ]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the process so far."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
 
     def kill(self) -> None:
         """kill -9."""

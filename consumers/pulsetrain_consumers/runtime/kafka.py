@@ -53,12 +53,14 @@ _MIB = 1 << 20
 _REFUSALS = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 _RECONNECT_SECONDS = 1.0
 _ANSWER_MS = 5_000
+_JOIN_MS = 3_000
 
 
 class KafkaGroupConsumer:
     """A member of a consumer group. `instance` makes it a static member: it may restart without a rebalance.
 
-    A member that is killed is missed after `session_timeout` seconds.
+    A member that is killed is missed after `session_timeout` seconds, one that lives and does not poll after
+    `poll_interval`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class KafkaGroupConsumer:
         *,
         instance: str | None = None,
         session_timeout: float = 10.0,
+        poll_interval: float = 60.0,
     ) -> None:
         self._address = address
         self._topics = list(topics)
@@ -88,6 +91,7 @@ class KafkaGroupConsumer:
             "partition_assignment_strategy": [RoundRobinPartitionAssignor],
             "session_timeout_ms": int(session_timeout * 1000),
             "heartbeat_interval_ms": int(session_timeout * 1000 / 5),
+            "max_poll_interval_ms": int(poll_interval * 1000),
             "fetch_max_wait_ms": 100,
             "fetch_max_bytes": 16 * _MIB,
             "max_partition_fetch_bytes": 4 * _MIB,
@@ -103,6 +107,7 @@ class KafkaGroupConsumer:
         if client is None:
             return Polled()
         try:
+            _join(client._coordinator)  # noqa: SLF001  see there
             found = client.poll(timeout_ms=int(timeout * 1000))
         except FencedInstanceIdError:
             raise
@@ -209,6 +214,20 @@ class KafkaGroupConsumer:
 
     def _note(self, problem: str | None) -> None:
         self._problem = problem
+
+
+def _join(coordinator: Any) -> None:
+    """Joins the group with a patience of its own, when it is to be joined.
+
+    kafka-python (3.0.12) joins on a task that a poll waits for. If the poll gives up first and the task ends before the
+    next one, its result is thrown away: either the group is joined all over again, or, where a change of the topics'
+    partitions was the reason, never, and the consumer goes on without partitions for ever. So a join is waited for with
+    more than the few milliseconds that a poll has, and a join whose result was missed is asked for again.
+    """
+    if coordinator._join_task is not None:  # noqa: SLF001
+        coordinator.request_rejoin()
+    if coordinator.need_rejoin():
+        coordinator.poll(timeout_ms=_JOIN_MS)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python has no types
