@@ -6,6 +6,9 @@ const Tables = (() => {
   const LOWER = /(^|[^a-z])(loss|losses|nll|bpb|error|err|wer|cer|perplexity|ppl|mae|mse|rmse|fid|kl|time|latency|seconds|duration)([^a-z]|$)/i;
   const HIGHER = /(^|[^a-z])(acc|accuracy|auc|auroc|ap|map|f1|bleu|rouge|recall|precision|score|reward|return|iou|dice|r2|psnr|ssim|throughput|top1|top5|win_rate|examples_per_second|tokens_per_second)([^a-z]|$)/i;
 
+  const HELD_OUT = /(^|[^a-z])(val|valid|validation|eval|test|dev)([^a-z]|$)/i;
+  const SPEED = /(^|[^a-z])(time|latency|seconds|duration|per_second)([^a-z]|$)/i;
+
   /** Which of the values is best, by what the metric's name says: 1 higher, -1 lower, 0 it does not say. */
   const direction = (name) => (LOWER.test(name) ? -1 : HIGHER.test(name) ? 1 : 0);
 
@@ -49,15 +52,16 @@ const Tables = (() => {
   function columns() {
     const config = byKey("config").filter(([, values]) => differs(values));
     const summary = byKey("summary").filter(([, values]) => Array.from(values).some((written) => Number.isFinite(plain(written))));
-    // What has a better and a worse first: it is what runs are compared by.
-    summary.sort(([a], [b]) => Math.abs(direction(b)) - Math.abs(direction(a)) || collator.compare(a, b));
+    // What runs are compared by first: held-out data before training, and what has a better and a worse before the rest.
+    const weight = (key) => 2 * HELD_OUT.test(key) + Math.abs(direction(key)) - 2 * SPEED.test(key);
+    summary.sort(([a], [b]) => weight(b) - weight(a) || collator.compare(a, b));
     const of = (kind, [key, values]) => ({ kind, key, title: key, get: (run) => plain(values[run.index]), show: (run) => value(values[run.index]), best: kind === "summary" ? direction(key) : 0 });
     return [
       { key: "state", title: "State", get: (run) => run.state, node: stateBadge },
       { key: "duration", title: "Duration", get: (run) => run.duration, show: (run) => duration(run.duration), numeric: true },
       { key: "step", title: "Last step", get: lastStep, show: (run) => (lastStep(run) === null ? "" : integer(lastStep(run))), numeric: true },
+      ...config.slice(0, 6).map((entry) => of("config", entry)),
       ...summary.slice(0, 8).map((entry) => of("summary", entry)),
-      ...config.slice(0, 12).map((entry) => of("config", entry)),
       { key: "points", title: "Logged = stored", get: (run) => (run.account ? -run.account.missing : null), node: account },
       { key: "created", title: "Created", get: (run) => run.created, show: (run) => moment(run.created) },
     ];
