@@ -110,6 +110,7 @@ def exactly_once(pipeline: Pipeline, points: int, processes: int) -> None:
     print(f"                    {writers[0].metric('commit_seconds_count'):12,.0f} commits, ", end="")
     batches = writers[0].metric("batch_rows_count")
     print(f"{batches:,.0f} batches of {writers[0].metric('batch_rows_sum') / max(1, batches):,.0f} rows on average")
+    print(f"                    {writers[0].metric('store_seconds_sum'):12.1f} seconds storing")
     for writer in writers:
         writer.stop(20)
 

@@ -1,6 +1,6 @@
 """What can go wrong between us and ClickHouse, as two types that call for two different answers."""
 
-from clickhouse_driver.errors import ServerException
+from clickhouse_driver.errors import ErrorCodes, ServerException
 
 
 class ClickHouseError(Exception):
@@ -86,12 +86,16 @@ _DATA_CODES = frozenset(
 )
 
 
+# Not every server repeats the name of the code in the text.
+_NAMES = {code: name for name, code in vars(ErrorCodes).items() if isinstance(code, int)}
+
+
 def from_server(error: ServerException) -> ClickHouseError:
     """The typed error for an exception that the server sent."""
     code = int(error.code or 0)
     # The server's text ends in a stack trace, and repeats "DB::Exception: " before what it has to say.
     text = str(error.message).split("Stack trace:")[0].strip().removeprefix("DB::Exception: ").strip()
-    name = ""
+    name = _NAMES.get(code, "")
     if text.endswith(")"):
         before, _, last = text[:-1].rpartition("(")
         if last.isupper() and last.replace("_", "").isalnum():
