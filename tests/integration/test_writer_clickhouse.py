@@ -100,7 +100,6 @@ def test_errors_say_whether_to_try_again(any_clickhouse: ClickHouse, database: s
         connect(ClickHouseAddress(any_clickhouse.host, any_clickhouse.port, "default", "wrong", database)).ping()
 
 
-@pytest.mark.xfail(reason="chDB 4.4's send_insert reports success where the write failed, and stores nothing")
 def test_an_insert_of_rows_that_cannot_be_stored_is_refused(client: Client) -> None:
     client.execute("CREATE TABLE t (n UInt64, CONSTRAINT small CHECK n < 10) ENGINE = MergeTree ORDER BY n")
     with pytest.raises(ClickHouseRefused):

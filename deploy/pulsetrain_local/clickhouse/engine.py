@@ -11,14 +11,14 @@ this server acts as the person who started it.
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
 import chdb
 
+from pulsetrain_local.clickhouse.blocks import Column
 from pulsetrain_local.clickhouse.protocol import Progress
 
 ERROR = re.compile(r"Code: (?P<code>\d+)\. (?P<name>DB::\w*Exception): (?P<message>.*)", re.DOTALL)
@@ -146,45 +146,18 @@ class EngineConnection:
                 return
             yield bytes(chunk.bytes())
 
-    def insert(self, head: str) -> "EngineInsert":
-        """Begins an INSERT of blocks; `head` is the statement up to where data or FORMAT would stand."""
-        try:
-            return EngineInsert(self._connection.send_insert(head, "Native"))
-        except Exception as error:
-            raise EngineError.of(error) from error
+    def insert(self, head: str, columns: Sequence[Column], path: str) -> None:
+        """Stores the blocks of a file in format Native, laid out as `columns`, by an INSERT.
+
+        `head` is the statement up to where data or FORMAT would stand. chDB has a call that takes the blocks
+        themselves (`send_insert`), but that one reports success where a constraint or too many parts kept the rows out.
+        """
+        structure = ", ".join(f"{identifier(column.name)} {column.type}" for column in columns)
+        self.query(f"{head} SELECT * FROM file({quoted(path)}, 'Native', {quoted(structure)})")  # noqa: S608 - quoted
 
     def close(self) -> None:
         """Ends the session."""
         self._connection.close()
-
-
-class EngineInsert:
-    """An INSERT under way. Stored by `finish()`; leaving without it leaves nothing behind."""
-
-    def __init__(self, inserter: Any) -> None:
-        self._inserter = inserter
-
-    def append(self, blocks: bytes) -> None:
-        """Hands over one or more whole blocks in format Native."""
-        try:
-            self._inserter.append(blocks)
-        except Exception as error:
-            raise EngineError.of(error) from error
-
-    def finish(self) -> int:
-        """Stores all that was handed over. Returns the rows written."""
-        try:
-            return int(self._inserter.finish().rows_written)
-        except Exception as error:
-            raise EngineError.of(error) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._inserter.cancel()
 
 
 def quoted(value: str) -> str:

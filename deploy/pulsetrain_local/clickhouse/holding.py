@@ -1,18 +1,16 @@
 """The blocks of an INSERT while they arrive: held back until the last one, so that a client that dies leaves nothing.
 
 The engine stores a long INSERT in parts as it goes; what was stored stays when the rest never comes. So nothing is
-handed over before the end is here. Up to a bound the blocks stay in memory, beyond it they go to a temporary file.
-What remains is as in any ClickHouse: an INSERT of more than a million rows that the engine itself fails to finish may
-leave a part.
+handed over before the end is here. Up to a bound the blocks stay in memory, beyond it they go to a temporary file;
+the engine reads either as a file. What remains is as in any ClickHouse: an INSERT of more than a million rows that the
+engine itself fails to finish may leave a part.
 """
 
+import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
-
-READ_BACK = 8 << 20
 
 
 class HeldBlocks:
@@ -25,35 +23,46 @@ class HeldBlocks:
         self._blocks: list[bytes] = []
         self._size = 0
         self._file: BinaryIO | None = None
+        self._name = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether no block was held."""
+        return self._file is None and not self._blocks
 
     def add(self, block: bytes) -> None:
         """Holds one more block."""
         self._blocks.append(block)
         self._size += len(block)
         if self._size > self._in_memory:
-            self._spill()
+            if self._file is None:
+                self._open_on_disk()
+            self._flush()
 
-    def _spill(self) -> None:
+    def path(self) -> str:
+        """A file of this process with all that was held, in format Native. It is there until the context is left."""
         if self._file is None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
+            if hasattr(os, "memfd_create"):
+                descriptor = os.memfd_create("insert")
+                self._file, self._name = os.fdopen(descriptor, "wb", buffering=0), f"/proc/self/fd/{descriptor}"
+            else:
+                self._open_on_disk()
+        self._flush()
+        return self._name
+
+    def _open_on_disk(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        file = tempfile.NamedTemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
+        self._file, self._name = file, file.name  # type: ignore[assignment]  # a wrapper that writes like the file
+
+    def _flush(self) -> None:
+        assert self._file is not None
         for block in self._blocks:
-            self._write(memoryview(block))
+            rest = memoryview(block)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         self._blocks.clear()
         self._size = 0
-
-    def _write(self, block: memoryview) -> None:
-        assert self._file is not None
-        while block:
-            block = block[self._file.write(block) :]
-
-    def pieces(self) -> Iterator[bytes]:
-        """All that was held, in order, in pieces of a bounded size or a block each."""
-        if self._file is not None:
-            self._file.seek(0)
-            while piece := self._file.read(READ_BACK):
-                yield piece
-        yield from self._blocks
 
     def __enter__(self) -> Self:
         return self

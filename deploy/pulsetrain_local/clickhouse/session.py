@@ -239,8 +239,8 @@ class Session:
     # --- what takes rows
 
     def _insert(self, insert: InsertOfBlocks, text: str, engine: EngineConnection) -> None:
-        columns = legacy.for_inserting(_described(engine, insert.sample), self._client_revision)
-        self._replies.block(header_block(columns))
+        columns = _described(engine, insert.sample)
+        self._replies.block(header_block(legacy.for_inserting(columns, self._client_revision)))
         self._replies.flush()
         with HeldBlocks(self._host.spill_directory, self._host.held_in_memory) as held:
             try:
@@ -253,7 +253,8 @@ class Session:
                 return
             with self._watched(engine, text) as watched:
                 watched.tells_progress = self._revision >= protocol.WITH_WRITTEN_ROWS
-                _fill(engine, insert.head, held.pieces())
+                if not held.empty:
+                    engine.insert(insert.head, columns, held.path())
         if self._revision >= protocol.WITH_WRITTEN_ROWS:  # older clients expect nothing but the end
             self._replies.progress(engine)
         self._replies.send(protocol.END_OF_STREAM)
@@ -298,7 +299,9 @@ class Session:
                     _create_temporary_table(engine, name, extent.columns)
                     tables.append(name)
                 if extent.rows:
-                    _fill(engine, f"INSERT INTO {identifier(name)}", iter((block,)))
+                    with HeldBlocks(self._host.spill_directory, self._host.held_in_memory) as held:
+                        held.add(block)
+                        engine.insert(f"INSERT INTO {identifier(name)}", extent.columns, held.path())
             except EngineError as error:
                 failure = failure or error
         if failure is not None:
@@ -327,18 +330,6 @@ class Session:
             self._replies.flush()
         except OSError as broken:
             log.debug("%s: could not tell the client: %s", self._peer, broken)
-
-
-def _fill(engine: EngineConnection, head: str, pieces: Iterator[bytes]) -> None:
-    """Stores pieces of blocks by an INSERT; nothing at all is done for none."""
-    first = next(pieces, None)
-    if first is None:
-        return
-    with engine.insert(head) as inserter:
-        inserter.append(first)
-        for piece in pieces:
-            inserter.append(piece)
-        inserter.finish()
 
 
 def _create_temporary_table(engine: EngineConnection, name: str, columns: Sequence[Column]) -> None:
