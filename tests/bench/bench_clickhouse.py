@@ -74,6 +74,7 @@ def inserts(server: ClickHouse, block: int, rows: int, writers: int = 1, compres
 
 def engine_alone(rows: int, block: int) -> float:
     """Rows a second of the engine in this process, fed with the same blocks as bytes."""
+    from pulsetrain_local.clickhouse.blocks import Column
     from pulsetrain_local.clickhouse.engine import Engine
 
     with tempfile.TemporaryDirectory() as directory:
@@ -91,11 +92,13 @@ def engine_alone(rows: int, block: int) -> float:
             " intDiv(number, 40)::UInt64 AS sequence, now('UTC') AS attempt_started"
             f" FROM numbers({block}) SETTINGS max_block_size = {block}"
         )
+        described = connection.query("DESCRIBE TABLE metrics", "TSVRaw").decode().splitlines()
+        columns = [Column(*line.split("\t")[:2]) for line in described]
+        path = Path(directory) / "block"
+        path.write_bytes(prepared)
         began = time.perf_counter()
         for _ in range(rows // block):
-            with connection.insert("INSERT INTO metrics") as insert:
-                insert.append(prepared)
-                insert.finish()
+            connection.insert("INSERT INTO metrics", columns, str(path))
         seconds = time.perf_counter() - began
         connection.close()
         engine.close()

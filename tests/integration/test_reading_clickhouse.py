@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from pulsetrain._run import attempts
 from pulsetrain_consumers.clickhouse import connect
 from pulsetrain_consumers.commands.report import report
 from pulsetrain_consumers.commands.runs import runs
@@ -105,6 +106,13 @@ def test_the_latest_attempt_counts_where_a_run_went_back(api: Api):
     run = api.run("resumed")
     assert run.history()["loss"].tolist() == [0, 1, 2, 3, 4, -5, -6, -7, -8, -9, -10, -11]
     assert len(run.history(all_attempts=True)["loss"]) == 17
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_run_that_only_the_database_knows_is_resumed_after_its_last_step(api: Api, tmp_path: Path):
+    earlier = attempts.find(tmp_path, "twice", "resumed")
+    assert earlier is not None
+    assert (earlier.last_step, earlier.attempt) == (11, api.run("resumed").record.attempt)
 
 
 def test_runs_are_filtered_and_ordered(api: Api):

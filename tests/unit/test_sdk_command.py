@@ -31,6 +31,11 @@ def unread():
     raise BrokenPipeError
 
 
+@click.command()
+def incomplete():
+    import no_such_library  # noqa: F401
+
+
 def point(name, value):
     return EntryPoint(name, value, commands.GROUP)
 
@@ -40,7 +45,7 @@ HERE = "tests.unit.test_sdk_command"
 
 @pytest.fixture
 def group():
-    points = [point(name, f"{__name__}:{name}") for name in ("fine", "refused", "interrupted", "unread")]
+    points = [point(name, f"{__name__}:{name}") for name in ("fine", "refused", "interrupted", "unread", "incomplete")]
     points.append(point("sql", "pulsetrain_consumers.no_such_module:sql"))
     points.append(point("up", "pulsetrain_local_no_such.commands:up"))
     sys.modules.setdefault(__name__, sys.modules[fine.callback.__module__])
@@ -96,3 +101,10 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_the_version_is_that_of_the_distribution(capsys):
     assert commands.main(["--version"]) == 0
     assert commands.version("pulsetrain") in capsys.readouterr().out
+
+
+def test_a_library_that_a_command_misses_as_it_runs_is_named_with_the_extra(group, capsys):
+    assert commands.main(["incomplete"], command=group) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("pulsetrain: pulsetrain incomplete needs no_such_library")
+    assert "pip install 'pulsetrain[" in said
