@@ -55,6 +55,31 @@ class Run:
         """The run's tags."""
         return list(self.record.tags)
 
+    @property
+    def notes(self) -> str:
+        """What a person wrote about it."""
+        return self.record.notes
+
+    @property
+    def group(self) -> str:
+        """The group of runs that it belongs to."""
+        return self.record.group
+
+    @property
+    def job_type(self) -> str:
+        """What kind of work it does in its group."""
+        return self.record.job_type
+
+    @property
+    def attempt(self) -> int:
+        """How often it was resumed."""
+        return self.record.attempt
+
+    @property
+    def last_step(self) -> int | None:
+        """The greatest step that is stored; None where no number was logged."""
+        return reading.last_steps(self._database, [self.record.key]).get(self.record.key)
+
     def history(
         self, keys: Sequence[str] | None = None, samples: int | None = None, *, all_attempts: bool = False
     ) -> History:

@@ -124,8 +124,6 @@ def _from_read_side(project: str, run_id: str) -> Earlier | None:
         # Not installed, no database known, no such run: then nothing is known of it.
         with contextlib.suppress(Exception):
             run = point.load()().run(f"{project}/{run_id}")
-            step = getattr(run, "lastHistoryStep", None)
-            attempt = int(getattr(run, "attempt", 0))
-            start = {name: getattr(run, name, None) for name in ("name", "notes", "tags", "group", "job_type")}
-            return Earlier(run_id, attempt, step, False, None, dict(run.config), dict(run.summary), start)
+            start = {name: getattr(run, name) for name in ("name", "notes", "tags", "group", "job_type")}
+            return Earlier(run_id, run.attempt, run.last_step, False, None, run.config, run.summary, start)
     return None
