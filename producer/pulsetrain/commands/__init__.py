@@ -52,6 +52,16 @@ class EntryPointGroup(click.Group):
             raise UserError(f"the entry point of {cmd_name}, {point.value}, is no command")
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's. A command may import its libraries only when it runs: what is missing then is said as well."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            point = self._points.get(ctx.invoked_subcommand or "")
+            if point is None:
+                raise
+            raise UserError(_missing(point.name, point, error)) from error
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
