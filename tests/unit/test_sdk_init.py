@@ -160,6 +160,16 @@ def test_no_broker_is_said_in_one_line_and_silence_is_kept(sdk, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_home_that_is_no_folder_costs_a_line_and_not_the_training(sdk, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PULSETRAIN_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("PULSETRAIN_KAFKA", "127.0.0.1:9")
+    run = pulsetrain.init(mode="online", project="p")
+    run.log({"loss": 1})
+    run.finish()
+    assert "the forwarder cannot be asked" in capsys.readouterr().err
+
+
 def test_init_again_returns_the_active_run_unless_told_otherwise(sdk):
     first = pulsetrain.init(project="p")
     assert pulsetrain.init(project="q") is first

@@ -89,6 +89,8 @@ class Link:
                 self._stop.wait(POLL_SECONDS)
         except KeyboardInterrupt:
             reason = "interrupted"
+        except OSError as error:
+            reason = f"the forwarder cannot be asked: {error}"
         if shown:
             _progress(0, 0, end=True, clear=True)
         if not quiet:
