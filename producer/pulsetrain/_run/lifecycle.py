@@ -306,7 +306,7 @@ class _Active:
         settings = self.run.settings
         quiet = quiet or settings.quiet or settings.silent
         if history.dropped and not settings.silent:
-            tell(f"{history.dropped:,} rows of run {self.run.name} were not kept: there was no room on the disk")
+            tell(f"{history.dropped:,} rows of run {self.run.name} were not kept")
         if settings.mode == "online" and history.directory is not None:
             self.link.wait_delivered(history.directory, history.sequence, settings.finish_timeout, quiet=quiet)
         self.link.stop()
