@@ -15,13 +15,21 @@ from pulsetrain_schemas import migrations
 
 chdb = pytest.importorskip("chdb")
 
-NOW = datetime.now(UTC)
-START = NOW - timedelta(hours=1)
+
+class Start:
+    """An hour before the test that is running: the views compare with the time of the server."""
+
+    time = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _started() -> None:
+    Start.time = datetime.now(UTC) - timedelta(hours=1)
 
 
 def at(seconds: float) -> str:
     """A time that many seconds after the start, as ClickHouse reads it."""
-    return (START + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return (Start.time + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 class Engine:

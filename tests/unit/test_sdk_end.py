@@ -46,6 +46,8 @@ def test_ctrl_c_is_noticed_where_it_strikes(sdk):
     code = (
         PREAMBLE + f"run = pulsetrain.init(settings={QUIET}); print('on', flush=True)\nwhile True: run.log({{'a': 1}})"
     )
+    # A shell that starts the tests in the background has SIGINT ignored, and a program inherits that.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert child.stdout.readline() == b"on\n"
