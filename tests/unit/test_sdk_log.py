@@ -168,10 +168,11 @@ def test_what_contains_itself_ends_somewhere(run):
     assert logged(run)[0][1]["loop.self.self.x"] == 1.0
 
 
-def test_a_huge_text_is_cut(run):
+def test_a_huge_text_is_cut_and_that_is_said(run):
     run.log({"x": "y" * 1_000_000})
     cut = json.loads(logged(run)[0][1]["x"])
     assert cut["_type"] == "truncated"
+    assert run._history.faults.counts["truncated"] == 1
     assert cut["characters"] == 1_000_002
 
 

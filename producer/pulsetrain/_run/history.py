@@ -176,6 +176,10 @@ class History:
     def _write_row(self, data: Mapping[str, Any], step: int) -> None:
         writer = self._ready()
         numbers, texts = values.split(data)
+        for key, text in texts.items():
+            if text.startswith(values.TRUNCATED):
+                limit = f"{values.MAX_TEXT_CHARACTERS:,} characters"
+                self.faults.note("truncated", f"the text of {key!r} has more than {limit}: its beginning alone is kept")
         if self._synchronising:
             self._synchronise(numbers, texts)
         now = self._clock()

@@ -14,6 +14,7 @@ MAX_DEPTH = 32
 # A text beyond this is replaced by its beginning: a message to Kafka has to stay small.
 MAX_TEXT_CHARACTERS = 200_000
 HEAD_CHARACTERS = 1_000
+TRUNCATED = '{"_type":"truncated",'
 # Arrays up to this size are kept as lists, larger ones by their shape and type.
 MAX_ARRAY_ITEMS = 10_000
 
