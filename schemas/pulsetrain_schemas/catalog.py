@@ -2,6 +2,9 @@
 
 The current version is avro/<name>.avsc; avro/history/<name>.<version>.avsc holds every published one, the current
 included. A schema is told by the CRC-64-AVRO fingerprint of its parsing canonical form.
+
+Schemas that this package does not know come from other releases, by way of a topic or a registry. `recognise` tells
+which message they are of, and takes nothing that reading by them could be led astray with.
 """
 
 import functools
@@ -11,6 +14,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
+
+_FOLDER = files(__package__) / "avro"
+# No schema of ours comes near: the deepest has five levels.
+_DEEPEST = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,8 +39,7 @@ def fingerprint(document: Mapping[str, Any]) -> bytes:
 @functools.cache
 def names() -> tuple[str, ...]:
     """The names of all messages that have a schema."""
-    folder = files(__package__) / "avro"
-    return tuple(sorted(f.name.removesuffix(".avsc") for f in folder.iterdir() if f.name.endswith(".avsc")))
+    return tuple(sorted(f.name.removesuffix(".avsc") for f in _FOLDER.iterdir() if f.name.endswith(".avsc")))
 
 
 def load(name: str) -> dict[str, Any]:
@@ -52,10 +58,8 @@ def current(name: str) -> Schema:
 @functools.cache
 def history(name: str) -> tuple[Schema, ...]:
     """Every published version of this name, oldest first."""
-    folder = files(__package__) / "avro" / "history"
-    versions = sorted(
-        int(parts[1]) for f in folder.iterdir() if len(parts := f.name.split(".")) == 3 and parts[0] == name
-    )
+    files_there = (_FOLDER / "history").iterdir()
+    versions = sorted(int(parts[1]) for f in files_there if len(parts := f.name.split(".")) == 3 and parts[0] == name)
     return tuple(_load(name, f"history/{name}.{version}.avsc") for version in versions)
 
 
@@ -67,12 +71,35 @@ def by_fingerprint() -> Mapping[bytes, Schema]:
     return MappingProxyType(known)
 
 
+def recognise(document: Any) -> Schema | None:
+    """The schema of one of our messages that another release wrote with, by the name of its record; else None.
+
+    The document comes from outside: what is no schema, or is nested more deeply than any of ours will be, is None too.
+    """
+    if not isinstance(document, dict) or not _is_shallow(document, _DEEPEST):
+        return None
+    records = {current(name).document["name"]: name for name in names()}
+    record = document.get("name")
+    if document.get("type") != "record" or not isinstance(record, str) or record not in records:
+        return None
+    try:
+        found = fingerprint(document)
+    except Exception:  # noqa: BLE001  on what is no schema fastavro raises whatever its parsing meets
+        return None
+    return by_fingerprint().get(found) or Schema(records[record], document, found)
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(child, levels - 1) for child in children)
+
+
 def _load(name: str, path: str) -> Schema:
     document = _read(path)
     return Schema(name, document, fingerprint(document))
 
 
 def _read(path: str) -> dict[str, Any]:
-    text = files(__package__).joinpath("avro", *path.split("/")).read_text(encoding="utf-8")
+    text = _FOLDER.joinpath(*path.split("/")).read_text(encoding="utf-8")
     document: dict[str, Any] = json.loads(text)
     return document

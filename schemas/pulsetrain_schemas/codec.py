@@ -1,11 +1,10 @@
 """Avro records to and from dictionaries, by functions compiled once from the schema; numeric arrays are numpy arrays.
 
 What is supported is what the schemas of this package use: records of booleans, integers, floating-point numbers,
-strings, bytes, enums, arrays, string-keyed maps, nested records, and unions of null with one other type. Bytes written
-with another version of a schema are resolved by fastavro, the reference, into the same dictionary.
+strings, bytes, enums, arrays, string-keyed maps, nested records, and unions of null with one other type. What was
+written with another version of a schema is read by `resolution`.
 """
 
-import io
 import json
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -57,35 +56,29 @@ class RecordCodec:
             raise DecodeError(f"{reader.remaining} bytes follow the end of the {self.name}")
         return record
 
-    def resolve(self, writer: Mapping[str, Any], body: bytes | bytearray | memoryview) -> dict[str, Any]:
-        """The record in `body` that was written with another schema, as this schema sees it. Raises DecodeError."""
-        from fastavro import schemaless_reader
 
-        stream = io.BytesIO(body)
-        try:
-            record = schemaless_reader(stream, dict(writer), dict(self.schema))
-        except Exception as error:  # on malformed bytes fastavro raises whatever its reading meets
-            raise DecodeError(f"the {self.name} cannot be read with its writer's schema: {error!r}") from error
-        if stream.tell() != len(stream.getbuffer()):
-            raise DecodeError(f"{len(stream.getbuffer()) - stream.tell()} bytes follow the end of the {self.name}")
-        if not isinstance(record, dict):
-            raise DecodeError(f"the writer's schema of the {self.name} gives no record")
-        for field in self.schema["fields"]:
-            dtype = _array_dtype(field["type"])
-            if dtype is not None:
-                record[field["name"]] = np.array(record[field["name"]], dtype)
-        return record
+def plain_type(schema: Any) -> Any:
+    """The schema, a primitive type by its bare name: Avro allows {"type": "long", …}, with notes on what it means."""
+    return schema["type"] if isinstance(schema, Mapping) and schema["type"] in _PRIMITIVES else schema
+
+
+def array_dtype(schema: Any) -> type[np.generic] | None:
+    """What an array of this schema is decoded into; None where that is a list."""
+    if isinstance(schema, Mapping) and schema["type"] == "array":
+        items = plain_type(schema["items"])
+        return _DTYPES.get(items) if isinstance(items, str) else None
+    return None
 
 
 def _compile(schema: Any) -> tuple[Encode, Decode]:
+    schema = plain_type(schema)
     if isinstance(schema, list):
         return _union(schema)
-    kind = schema["type"] if isinstance(schema, Mapping) else schema
-    if isinstance(schema, Mapping) and kind in _COMPLEX:
-        return _COMPLEX[kind](schema)
-    if kind in _PRIMITIVES:
-        return _PRIMITIVES[kind]
-    raise TypeError(f"the codec does not support the Avro type {kind!r}")
+    if isinstance(schema, Mapping) and schema["type"] in _COMPLEX:
+        return _COMPLEX[schema["type"]](schema)
+    if isinstance(schema, str) and schema in _PRIMITIVES:
+        return _PRIMITIVES[schema]
+    raise TypeError(f"the codec does not support the Avro type {json.dumps(schema)[:200]}")
 
 
 def _record(schema: Mapping[str, Any]) -> tuple[Encode, Decode]:
@@ -116,7 +109,7 @@ def _record(schema: Mapping[str, Any]) -> tuple[Encode, Decode]:
 
 
 def _array(schema: Mapping[str, Any]) -> tuple[Encode, Decode]:
-    items = schema["items"]
+    items = plain_type(schema["items"])
     if items == "double":
         return encode_double_array, Reader.double_array
     if items == "long":
@@ -253,15 +246,13 @@ _COMPLEX: Mapping[str, Callable[[Mapping[str, Any]], tuple[Encode, Decode]]] = {
 }
 
 
+_DTYPES: Mapping[str, type[np.generic]] = {"int": np.int64, "long": np.int64, "double": np.float64}
+
+
 def _smallest(schema: Any) -> int:
     """How many bytes a value takes at least: what a block's count is held against."""
+    schema = plain_type(schema)
     if isinstance(schema, Mapping) and schema["type"] == "record":
         # At least one, so that a block of empty records cannot announce more than there are bytes.
         return max(1, sum(_smallest(field["type"]) for field in schema["fields"]))
-    return {"float": 4, "double": 8}.get(schema["type"] if isinstance(schema, Mapping) else str(schema), 1)
-
-
-def _array_dtype(schema: Any) -> type[np.generic] | None:
-    if isinstance(schema, Mapping) and schema["type"] == "array":
-        return {"int": np.int64, "long": np.int64, "double": np.float64}.get(schema["items"])
-    return None
+    return {"float": 4, "double": 8}.get(schema, 1) if isinstance(schema, str) else 1

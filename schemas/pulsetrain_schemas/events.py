@@ -6,6 +6,7 @@ message accounts for. So whoever consumes an event need not check it again. Deco
 of the payload. Times are microseconds since the epoch.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -14,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulsetrain_schemas import catalog
+from pulsetrain_schemas.catalog import Schema
 from pulsetrain_schemas.codec import RecordCodec
 from pulsetrain_schemas.columnar import DecodeError, EncodeError, Float64Array, Int64Array
 from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing, Payload
+from pulsetrain_schemas.resolution import Resolution
 
 IntArray = NDArray[np.integer[Any]]
 
@@ -143,11 +146,13 @@ class RunEvent:
     texts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DeadLetter:
     """A message that could not be decoded or stored, whole, with where it came from and why it is here.
 
-    `reason` is a short stable word: undecodable, unknown_schema, invalid, refused.
+    `reason` is a short stable word: undecodable, unknown_schema, invalid, refused. Further letters that share all but
+    offset, error, record_time, key and payload stand in the sequences, entry by entry. With an `action` (replayed,
+    dropped) it is no letter, but says what `actor` did about the letters of these offsets.
     """
 
     reason: str
@@ -159,6 +164,15 @@ class DeadLetter:
     consumer_group: str
     key: bytes | None = None
     payload: bytes | None = None
+    topic_id: str | None = None
+    record_time: int | None = None
+    action: str | None = None
+    actor: str | None = None
+    more_offsets: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    more_errors: Sequence[str] = ()
+    more_record_times: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    more_keys: Sequence[bytes | None] = ()
+    more_payloads: Sequence[bytes | None] = ()
 
 
 Event = MetricBatch | SystemBatch | LogBatch | RunEvent | DeadLetter
@@ -198,12 +212,12 @@ def encode(event: Event, framing: Framing = SINGLE_OBJECT) -> bytes:
     """The payload of the event's Kafka message. Raises EncodeError for an event that `decode` would not take."""
     kind = type(event)
     record: dict[str, Any] = {name: getattr(event, name) for name in _FIELDS[kind]}
+    try:
+        _check(event)
+    except _Inconsistent as error:
+        raise EncodeError(f"{_title(event)}: {error}") from None
     if not isinstance(event, DeadLetter):
         record.update({name: getattr(event.origin, name) for name in _ORIGIN_FIELDS})
-        try:
-            _check(event)
-        except _Inconsistent as error:
-            raise EncodeError(f"the {kind.__name__} of run {event.origin.run_id}: {error}") from None
         for name, base in _DELTA_CODED.items():
             if name in record:
                 record[name] = _deltas(record[name], 0 if base is None else record[base])
@@ -225,27 +239,53 @@ def decode(payload: Payload, expected: type[E], framing: Framing = SINGLE_OBJECT
     if schema.fingerprint == catalog.current(name).fingerprint:
         record = codec.decode(body)
     else:
-        record = codec.resolve(schema.document, body)
+        record = _resolution(name, schema).decode(body)
     values: dict[str, Any] = {name: record[name] for name in _FIELDS[expected]}
-    if expected is DeadLetter:
-        return expected(**values)
-    for array, base in _DELTA_CODED.items():
-        if array in values:
-            values[array] = _undelta(values[array], 0 if base is None else record[base])
-    values["origin"] = Origin(*(record[name] for name in _ORIGIN_FIELDS))
+    if expected is not DeadLetter:
+        for array, base in _DELTA_CODED.items():
+            if array in values:
+                values[array] = _undelta(values[array], 0 if base is None else record[base])
+        values["origin"] = Origin(*(record[name] for name in _ORIGIN_FIELDS))
     event: Any = expected(**values)
     try:
         _check(event)
     except _Inconsistent as error:
-        raise DecodeError(f"the {codec.name} of run {event.origin.run_id!r}: {error}") from None
+        raise DecodeError(f"{_title(event)}: {error}") from None
     return cast(E, event)
+
+
+@functools.lru_cache(maxsize=64)
+def _resolution(name: str, schema: Schema) -> Resolution:
+    """How messages of another version of `name` are read."""
+    return Resolution(catalog.current(name).document, schema.document)
 
 
 class _Inconsistent(Exception):
     """Fields of an event contradict each other."""
 
 
-def _check(event: MetricBatch | SystemBatch | LogBatch | RunEvent) -> None:
+def _title(event: Event) -> str:
+    if isinstance(event, DeadLetter):
+        return f"the DeadLetter of {event.topic!r}"
+    return f"the {type(event).__name__} of run {event.origin.run_id!r}"
+
+
+def _check_letter(letter: DeadLetter) -> None:
+    more = len(letter.more_offsets)
+    _require(0 <= letter.partition and 0 <= letter.offset, "its partition or its offset is negative")
+    _require(_within(letter.more_offsets, 0, 2**63 - 1), "an offset is negative")
+    if letter.action is None:
+        _require(
+            len(letter.more_errors) == len(letter.more_record_times) == more
+            and len(letter.more_keys) == len(letter.more_payloads) == more,
+            "errors, times, keys or payloads have not an entry a letter",
+        )
+
+
+def _check(event: Event) -> None:
+    if isinstance(event, DeadLetter):
+        _check_letter(event)
+        return
     origin = event.origin
     _require(1 <= origin.first_sequence <= origin.last_sequence < 2**63, "its sequences are not first <= last, from 1")
     _require(0 <= origin.rank <= _UINT32_MAX, "its rank is out of range")

@@ -2,6 +2,9 @@
 
 Without a registry: Avro's single-object encoding, C3 01 and the schema's fingerprint. With one: Confluent's framing, a
 zero and the registry's id for the schema. A reader tells them apart by the first byte, so that a topic may hold both.
+
+A fingerprint says nothing to a reader that does not have the schema. So that versions may be mixed, producers publish
+the schemas that they write with where readers find them: see `Schemas`, and `published` for how Kafka carries them.
 """
 
 import struct
@@ -34,12 +37,28 @@ class Framing(Protocol):
         """The schema that wrote a message, and its body. Raises DecodeError, of which UnknownSchema is one."""
 
 
+class Schemas(Protocol):
+    """Where the schemas of all releases are: published by those who write with them, found by those who read."""
+
+    def announce(self, schema: Schema) -> None:
+        """Has the schema published, if it is not yet. Never blocks, never raises; called with every message."""
+
+    def find(self, fingerprint: bytes) -> Schema | None:
+        """The published schema with this fingerprint, or None. Raises RegistryUnavailable where to ask again soon."""
+
+
 class SingleObject:
-    """Avro's single-object encoding, for messages of the schemas that this package knows."""
+    """Avro's single-object encoding: for the schemas that this package knows and, with `schemas`, those of others."""
+
+    def __init__(self, schemas: Schemas | None = None) -> None:
+        self._schemas = schemas
 
     def frame(self, name: str, body: bytes) -> bytes:
         """C3 01, the fingerprint of the current schema of `name`, the body."""
-        return b"".join((_SINGLE_OBJECT, catalog.current(name).fingerprint, body))
+        schema = catalog.current(name)
+        if self._schemas is not None:
+            self._schemas.announce(schema)
+        return b"".join((_SINGLE_OBJECT, schema.fingerprint, body))
 
     def unframe(self, payload: Payload) -> tuple[Schema, memoryview]:
         """The schema with the message's fingerprint, and the body."""
@@ -52,9 +71,12 @@ class SingleObject:
             raise DecodeError(f"the message starts with {bytes(view[:2]).hex(' ') or 'nothing'}, not with c3 01 or 00")
         fingerprint = bytes(view[2:_SINGLE_OBJECT_BYTES])
         schema = catalog.by_fingerprint().get(fingerprint)
+        if schema is None and self._schemas is not None:
+            schema = self._schemas.find(fingerprint)
         if schema is None:
             raise UnknownSchema(
-                f"no schema has the fingerprint {fingerprint.hex()}: the message is of a newer version, or not ours"
+                f"no schema has the fingerprint {fingerprint.hex()}: the message is not ours, or of another version "
+                f"that has not published its schema"
             )
         return schema, view[_SINGLE_OBJECT_BYTES:]
 
@@ -63,12 +85,13 @@ class Confluent:
     """Confluent's framing: a zero, the schema's id in a registry (big-endian), the body.
 
     Schemas are registered under the topic's subject, `pulsetrain.<name>-value`, when the first message is framed. Reads
-    single-object messages too. What the registry answers for an id is asked once. Errors of the registry itself are
-    RegistryError, no DecodeError: they say nothing about the message.
+    single-object messages too, by `single_object`. What the registry answers for an id is asked once. Errors of the
+    registry itself are RegistryError, no DecodeError: they say nothing about the message.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, single_object: SingleObject | None = None) -> None:
         self._registry = registry
+        self._single_object = single_object or SINGLE_OBJECT
         self._headers: dict[str, bytes] = {}
         self._schemas: dict[int, Schema] = {}
 
@@ -84,7 +107,7 @@ class Confluent:
         """The schema that the registry has for the message's id, and the body."""
         view = memoryview(payload).cast("B")
         if not view or view[0] != 0:
-            return SINGLE_OBJECT.unframe(view)
+            return self._single_object.unframe(view)
         if len(view) < _CONFLUENT.size:
             raise DecodeError(f"the message ends within its {_CONFLUENT.size} bytes of framing")
         schema_id = _CONFLUENT.unpack_from(view)[1]
@@ -97,12 +120,10 @@ class Confluent:
         document = self._registry.by_id(schema_id)
         if document is None:
             raise UnknownSchema(f"the registry has no schema with the id {schema_id}")
-        records = {catalog.current(name).document["name"]: name for name in catalog.names()}
-        name = records.get(document.get("name"))
-        if document.get("type") != "record" or name is None:
+        schema = catalog.recognise(document)
+        if schema is None:
             raise UnknownSchema(f"the registry's schema {schema_id} is {document.get('name')!r}, none of ours")
-        fingerprint = catalog.fingerprint(document)
-        return catalog.by_fingerprint().get(fingerprint) or Schema(name, document, fingerprint)
+        return schema
 
 
 def subject(name: str) -> str:
@@ -112,3 +133,4 @@ def subject(name: str) -> str:
 
 
 SINGLE_OBJECT = SingleObject()
+"""For where there is no Kafka to find a schema on: messages of the schemas that this package knows."""

@@ -49,7 +49,8 @@ def _table(*topics: Topic) -> Mapping[str, Topic]:
 # What a run is (runs, sweeps) is small and is kept; so are alerts for a season. What it measured is kept for as long as
 # a rebuild of the tables from the log may need to reach back. In control the last word to a run is the one that counts.
 # Batches aim at a quarter to half a mebibyte; the limit leaves room for one row that is larger than that. A dead letter
-# holds a whole message of any other topic, and a little more.
+# holds a whole message of any other topic, and a little more. The schemas that messages are written with are kept, one
+# of each fingerprint.
 TOPICS: Mapping[str, Topic] = _table(
     Topic("runs", 2, None, False, "runs", 8 * MIB),
     Topic("metrics", 4, timedelta(days=30), False, "metrics", 8 * MIB),
@@ -59,6 +60,7 @@ TOPICS: Mapping[str, Topic] = _table(
     Topic("alerts", 1, timedelta(days=90), False, None, MIB),
     Topic("control", 1, timedelta(days=7), True, None, MIB),
     Topic("sweeps", 1, None, False, None, MIB),
+    Topic("schemas", 1, None, True, None, MIB // 4),
     Topic("dead_letters", 1, timedelta(days=30), False, "dead_letters", 17 * MIB),
 )
 

@@ -6,15 +6,22 @@ whether the change may be made.
 
 import copy
 import io
+import json
 from collections.abc import Callable, Iterator
 from itertools import permutations
 from typing import Any
 
 import fastavro
+import numpy as np
 import pytest
 
-from pulsetrain_schemas import catalog
+from pulsetrain_schemas import catalog, events
+from pulsetrain_schemas.catalog import Schema
 from pulsetrain_schemas.codec import RecordCodec
+from pulsetrain_schemas.events import Origin, RunEvent
+from pulsetrain_schemas.framing import SingleObject
+from pulsetrain_schemas.resolution import Irreconcilable, Resolution
+from tests.versions import NEW_FIELDS, newer, older
 
 PROMOTIONS = {
     "int": {"long", "float", "double"},
@@ -92,10 +99,9 @@ def test_every_version_reads_every_other(name: str):
     for writer in versions:
         stream = io.BytesIO()
         fastavro.schemaless_writer(stream, dict(writer.document), example(writer.document))
-        codec = RecordCodec(catalog.current(name).document)
-        assert set(codec.resolve(writer.document, stream.getvalue())) == {
-            field["name"] for field in codec.schema["fields"]
-        }
+        current = catalog.current(name).document
+        record = Resolution(current, writer.document).decode(stream.getvalue())
+        assert set(record) == {field["name"] for field in current["fields"]}
 
 
 @pytest.mark.parametrize("name", catalog.names())
@@ -143,4 +149,110 @@ def test_a_change_that_keeps_all_versions_readable_is_let_through_and_is_read(ch
     for writer, reader in ((before, after), (after, before)):
         stream = io.BytesIO()
         fastavro.schemaless_writer(stream, copy.deepcopy(writer), example(writer))
-        assert RecordCodec(reader).resolve(writer, stream.getvalue())["run_id"] == "x"
+        assert Resolution(reader, writer).decode(stream.getvalue())["run_id"] == "x"
+
+
+def written(schema: Any, record: Any) -> bytes:
+    """The body, by the reference."""
+    stream = io.BytesIO()
+    fastavro.schemaless_writer(stream, copy.deepcopy(schema), record)
+    return stream.getvalue()
+
+
+def by_reference(body: bytes, writer: Any, reader: Any) -> Any:
+    return fastavro.schemaless_reader(io.BytesIO(body), copy.deepcopy(writer), copy.deepcopy(reader))
+
+
+def plain(value: Any) -> Any:
+    """Lists in place of arrays, here and further in."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_versions_read_each_other_as_the_reference_does(name: str):
+    """This one, the next, and one without anything that has a default."""
+    versions = [catalog.load(name), newer(catalog.load(name)), older(newer(catalog.load(name)))]
+    assert len({len(version["fields"]) for version in versions}) >= 2
+    for writer, reader in permutations(versions, 2):
+        assert not [*incompatibilities(reader, writer)]
+        body = written(writer, example(writer))
+        read = Resolution(reader, writer).decode(body)
+        assert plain(read) == by_reference(body, writer, reader)
+        types = {key: value.dtype for key, value in read.items() if isinstance(value, np.ndarray)}
+        direct = RecordCodec(reader).decode(written(reader, example(reader)))
+        assert types == {key: value.dtype for key, value in direct.items() if isinstance(value, np.ndarray)}
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_a_wider_type_is_read_from_what_had_the_narrower_one(name: str):
+    narrow = catalog.load(name)
+    wide = json.loads(json.dumps(narrow).replace('"int"', '"long"').replace('"long"', '"double"'))
+    body = written(narrow, example(narrow))
+    assert plain(Resolution(wide, narrow).decode(body)) == by_reference(body, narrow, wide)
+    with pytest.raises(Irreconcilable, match="double cannot become"):
+        Resolution(narrow, wide)
+
+
+def test_a_default_is_given_anew_to_each_record():
+    now, then = catalog.load("logs"), newer(catalog.load("logs"))
+    resolution, body = Resolution(then, now), written(now, example(now))
+    resolution.decode(body)["new_labels"]["a"] = "changed"
+    assert resolution.decode(body)["new_labels"] == {"a": "b"}
+
+
+@pytest.mark.parametrize("change", FORBIDDEN)
+def test_what_no_rule_allows_is_refused_one_way_at_least(change: str):
+    before = catalog.load("runs")
+    after = copy.deepcopy(before)
+    FORBIDDEN[change](after)
+    refused = 0
+    for writer, reader in ((before, after), (after, before)):
+        record = example(writer) | (
+            {"writer": None} if change == "a field that may be null" and writer is after else {}
+        )
+        try:
+            Resolution(reader, writer).decode(written(writer, record))
+        except events.DecodeError:
+            refused += 1
+    assert refused
+
+
+RUN_EVENT = RunEvent(Origin("p", "r1", "w", 0, 0, 1_760_000_000_000_000, 1, 2), "finish", 1, True, state="finished")
+
+
+class OneSchema:
+    """A place for schemas that has one."""
+
+    def __init__(self, name: str, document: dict[str, Any]) -> None:
+        self.schema = Schema(name, document, catalog.fingerprint(document))
+
+    def announce(self, schema: Schema) -> None:
+        """There is nobody to tell."""
+
+    def find(self, fingerprint: bytes) -> Schema | None:
+        return self.schema if fingerprint == self.schema.fingerprint else None
+
+
+def test_an_event_of_the_next_version_is_decoded_once_its_schema_is_found():
+    then = OneSchema("runs", newer(catalog.load("runs")))
+    record = RecordCodec(catalog.load("runs")).decode(events.encode(RUN_EVENT)[10:])
+    body = RecordCodec(then.schema.document).encode(record | {"kind": "preempted", "new_text": "x"})
+    payload = b"\xc3\x01" + then.schema.fingerprint + body
+    event = events.decode(payload, RunEvent, SingleObject(then))
+    assert (event.kind, event.state, event.origin) == ("unknown", "finished", RUN_EVENT.origin)
+    with pytest.raises(events.DecodeError, match=then.schema.fingerprint.hex()):
+        events.decode(payload, RunEvent)
+
+
+@pytest.mark.parametrize("field", NEW_FIELDS, ids=lambda field: field["name"])
+def test_a_hostile_version_whose_new_field_breaks_off_is_refused(field: dict[str, Any]):
+    document = catalog.load("runs")
+    document["fields"] = [*document["fields"], field]
+    writer = OneSchema("runs", document)
+    record = RecordCodec(catalog.load("runs")).decode(events.encode(RUN_EVENT)[10:])
+    body = RecordCodec(document).encode(record)
+    for wrong in (body[:-1], body + b"\x00"):
+        with pytest.raises(events.DecodeError):
+            events.decode(b"\xc3\x01" + writer.schema.fingerprint + wrong, RunEvent, SingleObject(writer))

@@ -63,8 +63,7 @@ def writer(
     _stop_on_signals(stop)
 
     from pulsetrain_consumers.writer import service
-    from pulsetrain_schemas.framing import SINGLE_OBJECT, Confluent
-    from pulsetrain_schemas.registry import Registry
+    from pulsetrain_schemas.published import framing
 
     log = logging.getLogger("pulsetrain.writer")
     try:
@@ -74,7 +73,6 @@ def writer(
     if kafka is None or clickhouse is None:
         missing = "PULSETRAIN_KAFKA" if kafka is None else "PULSETRAIN_CLICKHOUSE"
         raise click.ClickException(f"no local stack is up and {missing} is not set: run `pulsetrain up`, or set it")
-    registry = addresses.registry_url(os.environ)
     options = service.WriterOptions(
         kafka=kafka,
         clickhouse=clickhouse,
@@ -84,7 +82,7 @@ def writer(
         metrics_port=metrics_port,
         max_age=max_age,
         session_timeout=session_timeout,
-        framing=Confluent(Registry(registry)) if registry else SINGLE_OBJECT,
+        framing=framing(),
     )
 
     def listening(port: int) -> None:

@@ -6,6 +6,7 @@ from pulsetrain_consumers.runtime.broker import Clock, MessageTooLarge, Publishe
 from pulsetrain_consumers.runtime.sink import Rejected
 from pulsetrain_consumers.runtime.telemetry import Telemetry
 from pulsetrain_schemas import events
+from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing
 
 _ERROR_CHARACTERS = 4_000
 
@@ -13,12 +14,21 @@ _ERROR_CHARACTERS = 4_000
 class DeadLetters:
     """Publishes rejected records. A record may be published twice after a crash; (topic, partition, offset) tells."""
 
-    def __init__(self, publisher: Publisher, topic: str, group: str, clock: Clock, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        topic: str,
+        group: str,
+        clock: Clock,
+        telemetry: Telemetry,
+        framing: Framing = SINGLE_OBJECT,
+    ) -> None:
         self._publisher = publisher
         self._topic = topic
         self._group = group
         self._clock = clock
         self._telemetry = telemetry
+        self._framing = framing
 
     def publish(self, rejected: Sequence[Rejected]) -> None:
         """Returns once all are acknowledged. Raises BrokerUnavailable."""
@@ -57,4 +67,4 @@ class DeadLetters:
             key=record.key,
             payload=record.value if with_payload else None,
         )
-        return record.key, events.encode(letter)
+        return record.key, events.encode(letter, self._framing)

@@ -18,7 +18,9 @@ from pulsetrain_consumers.runtime.telemetry import Telemetry
 from pulsetrain_consumers.writer.sink import WRITER_TOPICS, WriterEvent, WriterSink
 from pulsetrain_consumers.writer.store import ClickHouseStore
 from pulsetrain_schemas.addresses import ClickHouseAddress, KafkaAddress
-from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing
+from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing, SingleObject
+from pulsetrain_schemas.published import PublishedSchemas
+from pulsetrain_schemas.schema_topic import SchemaTopic
 from pulsetrain_schemas.topics import TOPICS
 
 log = logging.getLogger(__name__)
@@ -84,7 +86,15 @@ def _consume(
                 session_timeout=options.session_timeout,
             ),
             WriterSink(ClickHouseStore(client), options.framing, clock, telemetry),
-            DeadLetters(publisher, TOPICS["dead_letters"].kafka_name, options.group, clock, telemetry),
+            DeadLetters(
+                publisher,
+                TOPICS["dead_letters"].kafka_name,
+                options.group,
+                clock,
+                telemetry,
+                # No registry stands between a bad message and its being put aside.
+                SingleObject(PublishedSchemas(SchemaTopic(lambda: options.kafka))),
+            ),
             executor=executor,
             clock=clock,
             random=random.Random(),

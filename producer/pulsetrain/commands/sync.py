@@ -1,7 +1,6 @@
 """`pulsetrain sync`: sends the runs that are on this machine and not yet, or not wholly, in Kafka."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,9 +50,9 @@ def sync(paths: tuple[Path, ...], dry_run: bool, as_json: bool, patience: float)
 def _send(journals: list[Path], patience: float, *, quiet: bool) -> list[Any]:
     from pulsetrain.forwarder import sending
     from pulsetrain.forwarder.acknowledgement import Counters
-    from pulsetrain.forwarder.composition import framing
     from pulsetrain.forwarder.kafka_delivery import KafkaDelivery
     from pulsetrain.forwarder.process import configure_logging
+    from pulsetrain_schemas.published import framing
 
     configure_logging(quiet=True)
     if not any(sending.inspect(journal).state == "to send" for journal in journals):
@@ -64,6 +63,7 @@ def _send(journals: list[Path], patience: float, *, quiet: bool) -> list[Any]:
     except addresses.AddressError as error:
         raise UserError(str(error)) from error
     delivery = KafkaDelivery(addresses.kafka)
+    framed = framing()
     reports = []
     shown = not quiet and sys.stderr.isatty()
     try:
@@ -74,7 +74,7 @@ def _send(journals: list[Path], patience: float, *, quiet: bool) -> list[Any]:
                     text = f"journal {number} of {len(journals)}: {counters.rows:,} rows, {counters.points:,} points"
                     click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
-            report = sending.send(journal, delivery, framing=framing(os.environ), patience=patience, progress=progress)
+            report = sending.send(journal, delivery, framing=framed, patience=patience, progress=progress)
             reports.append(report)
     except sending.NotDelivered as error:
         raise UserError(f"{error}. Nothing is lost: run pulsetrain sync again when Kafka is there") from error

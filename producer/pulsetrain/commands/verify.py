@@ -1,7 +1,6 @@
 """`pulsetrain verify`: the loss account, journal against Kafka against ClickHouse."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,8 +110,8 @@ def _kafka(journals: Sequence["JournalAccount"]) -> "KafkaReading":
     from kafka.errors import KafkaError
 
     from pulsetrain.forwarder.account import kafka_account
-    from pulsetrain.forwarder.composition import framing
     from pulsetrain.forwarder.process import configure_logging
+    from pulsetrain_schemas.published import framing
 
     configure_logging(quiet=True)
     try:
@@ -122,7 +121,7 @@ def _kafka(journals: Sequence["JournalAccount"]) -> "KafkaReading":
     if address is None:
         raise UserError("no Kafka is known; set PULSETRAIN_KAFKA=host:port, run pulsetrain up, or give --skip kafka")
     try:
-        return kafka_account([account.identity for account in journals], address.client_config(), framing(os.environ))
+        return kafka_account([account.identity for account in journals], address.client_config(), framing(patience=0))
     except (KafkaError, OSError) as error:
         raise UserError(f"Kafka at {address} cannot be read: {error}; is it up? --skip kafka leaves it out") from error
 

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -14,18 +14,14 @@ from pulsetrain.forwarder.places import Place, Registration
 from pulsetrain.forwarder.service import Forwarder
 from pulsetrain.forwarder.telemetry import Telemetry
 from pulsetrain_schemas import addresses
-from pulsetrain_schemas.framing import SINGLE_OBJECT, Confluent, Framing
-from pulsetrain_schemas.registry import Registry
+from pulsetrain_schemas.published import framing
 
 
-def framing(env: Mapping[str, str]) -> Framing:
-    """Confluent's framing where a schema registry is named, else the single-object encoding."""
-    url = addresses.registry_url(env)
-    return SINGLE_OBJECT if url is None else Confluent(Registry(url))
+def compose(place: Place, env: Mapping[str, str], idle_exit: float, *, pulse: Callable[[], object]) -> Forwarder:
+    """A forwarder for the Kafka that the environment, or the local stack, names at each moment.
 
-
-def compose(place: Place, env: Mapping[str, str], idle_exit: float) -> Forwarder:
-    """A forwarder for the Kafka that the environment, or the local stack, names at each moment."""
+    `pulse` is called by its loop again and again.
+    """
     own = (os.getpid(), created(os.getpid()) or 0.0)
     forwarder: Forwarder
 
@@ -44,5 +40,6 @@ def compose(place: Place, env: Mapping[str, str], idle_exit: float) -> Forwarder
         make_fold=SummaryFold,
         framing=framing(env),
         idle_exit=idle_exit,
+        pulse=pulse,
     )
     return forwarder
