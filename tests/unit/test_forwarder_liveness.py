@@ -3,9 +3,7 @@
 import os
 import subprocess
 import sys
-import time
 
-import psutil
 import pytest
 
 from pulsetrain.forwarder import liveness
@@ -37,10 +35,20 @@ def test_a_number_that_nobody_has_counts_as_gone():
     assert not liveness.ProcessWatch(2**22 + 1, 0.0).alive()
 
 
-def test_the_time_of_creation_is_what_psutil_says(child):
-    assert liveness.created(child.pid) == pytest.approx(psutil.Process(child.pid).create_time(), abs=0.1)
-    assert abs(liveness.created(os.getpid()) - psutil.Process().create_time()) < 0.1
-    assert liveness.created(child.pid) <= time.time() + 1
+def test_a_process_has_one_number_whatever_the_time_of_day(child, monkeypatch):
+    before = liveness.created(child.pid)
+    program = f"from pulsetrain.forwarder import liveness; print(repr(liveness.created({child.pid})))"
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert float(told) == before
+    assert liveness.created(os.getpid()) < before, "it was started later"
+    monkeypatch.setattr(liveness, "_boot", lambda: liveness.BOOT_STRIDE)
+    assert not liveness.is_alive(child.pid, before), "of another boot"
+
+
+def test_clock_ticks_are_told_apart_at_the_end_of_the_range():
+    last = liveness.BOOT_STRIDE * liveness.BOOTS
+    assert last - 0.01 != last
+    assert abs((last - 0.01) - last) > liveness.TOLERANCE
 
 
 def test_without_pidfds_a_death_is_seen_by_asking(child, monkeypatch):

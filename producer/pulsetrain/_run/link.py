@@ -13,8 +13,6 @@ from pulsetrain._run.faults import Faults, tell
 from pulsetrain_schemas import addresses
 
 WATCH_SECONDS = 1.0
-# How long one that was started has to come up before another is.
-STARTING_SECONDS = 15.0
 POLL_SECONDS = 0.03
 # How long a broker may be away at the end before the run is left to the forwarder.
 AWAY_SECONDS = 2.0
@@ -29,7 +27,6 @@ class Link:
         self._env = env
         self._faults = faults
         self._stop = threading.Event()
-        self._started_at = -STARTING_SECONDS
 
     def announce(self, writer: str, journal: Path) -> None:
         """Leaves word of a journal of this process, and starts a forwarder where none runs."""
@@ -110,9 +107,7 @@ class Link:
     def _keep_running(self) -> None:
         from pulsetrain.forwarder.spawn import ensure_running
 
-        now = time.monotonic()
-        if now - self._started_at >= STARTING_SECONDS and ensure_running(self._home, self._env):
-            self._started_at = now
+        ensure_running(self._home, self._env)
 
 
 def _is_away(status: Mapping[str, object] | None) -> bool:

@@ -4,6 +4,7 @@
 
     places           where its files are
     spawn            starting one, telling it of a journal
+    guardian.sh      starting it again when it was killed
     liveness         whether a process still runs
     tail             a journal as it grows, with what has been learnt from it
     packing          rows to columnar messages, records to run events

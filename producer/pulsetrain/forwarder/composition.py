@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -17,11 +17,8 @@ from pulsetrain_schemas import addresses
 from pulsetrain_schemas.published import framing
 
 
-def compose(place: Place, env: Mapping[str, str], idle_exit: float, *, pulse: Callable[[], object]) -> Forwarder:
-    """A forwarder for the Kafka that the environment, or the local stack, names at each moment.
-
-    `pulse` is called by its loop again and again.
-    """
+def compose(place: Place, env: Mapping[str, str], idle_exit: float) -> Forwarder:
+    """A forwarder for the Kafka that the environment, or the local stack, names at each moment."""
     own = (os.getpid(), created(os.getpid()) or 0.0)
     forwarder: Forwarder
 
@@ -40,6 +37,5 @@ def compose(place: Place, env: Mapping[str, str], idle_exit: float, *, pulse: Ca
         make_fold=SummaryFold,
         framing=framing(env),
         idle_exit=idle_exit,
-        pulse=pulse,
     )
     return forwarder

@@ -1,25 +1,35 @@
-"""Whether a process that was seen before still runs: its number may long be another's, so its start time counts too.
+"""Whether a process that was seen before still runs: its number may long be another's, so its start counts too.
 
 `created` needs the standard library alone where there is a /proc, for training processes call it.
 """
 
 import os
 import select
+import zlib
 from functools import cache
 from pathlib import Path
 
-# The start time is kept in clock ticks since boot, and the time of boot is known to the second and may be corrected.
-TOLERANCE = 2.0
+TOLERANCE = 0.005  # half a clock tick: the same start is the same number
+# Seconds, more than a machine stays up; and how many boots are told apart. A double holds their product to a tick.
+BOOT_STRIDE, BOOTS = float(1 << 30), 1 << 14
 
 
 @cache
-def _boot_time() -> float:
-    with open("/proc/stat") as lines:
-        return next(float(line.split()[1]) for line in lines if line.startswith("btime "))
+def _boot() -> float:
+    """A number for this boot of the machine."""
+    try:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        return 0.0
+    return BOOT_STRIDE * (zlib.crc32(boot_id) % BOOTS)
 
 
 def created(pid: int) -> float | None:
-    """When the process was started, in seconds since the epoch; None when it does not run (or is a zombie)."""
+    """What tells the process from every other that has or had its number; None when it does not run (or is a zombie).
+
+    It is made of the boot and of the seconds from there to the process's start, and not of the time of day: that is
+    corrected now and then, and a process that lives would pass for another one.
+    """
     try:
         # Fields after the command in parentheses: state is the first, the start time in clock ticks the twentieth.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -29,7 +39,13 @@ def created(pid: int) -> float | None:
         return _created_without_proc(pid)
     if fields[0] in ("Z", "X"):
         return None
-    return _boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return _boot() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def is_alive(pid: int, pid_created: float) -> bool:
+    """Whether the process of this number that was `created` then still runs."""
+    now = created(pid)
+    return now is not None and abs(now - pid_created) <= TOLERANCE
 
 
 def _created_without_proc(pid: int) -> float | None:
@@ -86,5 +102,4 @@ class ProcessWatch:
         self.close()
 
     def _is_the_same(self) -> bool:
-        now = created(self.pid)
-        return now is not None and abs(now - self._created) <= TOLERANCE
+        return is_alive(self.pid, self._created)

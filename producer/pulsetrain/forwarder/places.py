@@ -3,6 +3,7 @@
 One forwarder serves one (user, PULSETRAIN_HOME, destination). Standard library alone: training processes import this.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -31,8 +32,13 @@ def destination(env: Mapping[str, str] = os.environ) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replaces the file whole: whoever reads it finds the old or the new content."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(data)
-    draft.replace(path)
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # half of a file would keep the room that there is too little of
+            draft.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -46,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Which process writes which journal. `pid_created` is in seconds since the epoch, see liveness.created."""
+    """Which process writes which journal. `pid_created` tells it from others of its number, see liveness.created."""
 
     journal: str
     pid: int
@@ -74,9 +80,9 @@ class Place:
         return self.path / "writers"
 
     @property
-    def spawned(self) -> Path:
-        """Touched whenever a forwarder is started."""
-        return self.path / "spawned"
+    def awaited(self) -> Path:
+        """Until when (whole seconds since the epoch) a forwarder is to be expected that was started, or will be."""
+        return self.path / "awaited"
 
     @property
     def status(self) -> Path:

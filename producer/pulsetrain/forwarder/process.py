@@ -4,6 +4,7 @@ Run as `python -m pulsetrain.forwarder`, by `spawn.ensure_running` or by `pulset
 before anything large is imported, so that whoever looks for a forwarder finds one that is still starting.
 """
 
+import faulthandler
 import fcntl
 import logging
 import os
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IDLE_EXIT_SECONDS = 30.0
+HANG_SECONDS = 120.0
+PULSE_SECONDS = 5.0
 LOCK_SECONDS = 1.0  # a process that only looks whether the lock is held holds it for a moment
 
 
@@ -55,33 +58,68 @@ def serve(home: Path, env: Mapping[str, str], *, idle_exit: float = IDLE_EXIT_SE
     """
     place = Place.of(home, destination(env))
     place.create()
-    stop = threading.Event()
+    stop = _Stop()
     while True:
         with locked(place) as ours:
             if not ours:
                 return False
             from pulsetrain.forwarder.composition import compose
 
+            watchdog = _Watchdog()
             forwarder = compose(place, env, idle_exit)
-            _on_signals(forwarder, stop)
+            stop.passes_to(forwarder)
             logger.info("the forwarder %d serves %s", os.getpid(), place.path)
-            forwarder.run(once=once)
+            try:
+                forwarder.run(once=once, pulse=watchdog)
+            finally:
+                watchdog.end()
+            place.awaited.unlink(missing_ok=True)
         # A process that registered just now found the lock held and counts on us.
-        if stop.is_set() or once or not forwarder.has_news:
+        if stop.asked or once or not forwarder.has_news:
             logger.info("the forwarder %d leaves", os.getpid())
             return True
 
 
-def _on_signals(forwarder: "Forwarder", stop: threading.Event) -> None:
-    if threading.current_thread() is not threading.main_thread():
-        return
+class _Stop:
+    """SIGTERM and SIGINT as a wish to leave, from the very start on. Only a main thread hears them."""
 
-    def leave(*_: object) -> None:
-        stop.set()
-        forwarder.stop()
+    def __init__(self) -> None:
+        self.asked = False
+        self._forwarder: Forwarder | None = None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._leave)
+            signal.signal(signal.SIGINT, self._leave)
 
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGINT, leave)
+    def passes_to(self, forwarder: "Forwarder") -> None:
+        """From now on it is this one that is told."""
+        self._forwarder = forwarder
+        if self.asked:
+            forwarder.stop()
+
+    def _leave(self, *_: object) -> None:
+        self.asked = True
+        if self._forwarder is not None:
+            self._forwarder.stop()
+
+
+class _Watchdog:
+    """Ends the process, with every thread's stack in the log, when its loop has not called for HANG_SECONDS.
+
+    A forwarder that hangs would keep its lock and send nothing; whoever guards it starts another.
+    """
+
+    def __init__(self) -> None:
+        self._called_at = float("-inf")
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._called_at >= PULSE_SECONDS:
+            self._called_at = now
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+
+    def end(self) -> None:
+        """The loop is over."""
+        faulthandler.cancel_dump_traceback_later()
 
 
 def configure_logging(*, quiet: bool = False) -> None:

@@ -80,6 +80,7 @@ class Forwarder:
         self._clock = clock
         self._monotonic = monotonic
         self._idle_exit = idle_exit
+        self._pulse: Callable[[], object] = bool
         self._writers: dict[str, _Writer] = {}
         self._refused: set[str] = set()
         self._undeliverable = 0
@@ -108,11 +109,13 @@ class Forwarder:
         if self._full:
             self._wake.set()
 
-    def run(self, *, once: bool = False) -> None:
+    def run(self, *, once: bool = False, pulse: Callable[[], object] = bool) -> None:
         """Returns when it was told to stop, or when for long no process lived and nothing was left to send.
 
-        `once`: when all that is there now is confirmed, though processes may live that will log more.
+        `once`: when all that is there now is confirmed, though processes may live that will log more. `pulse`
+        is called with every tick: a loop that hangs can be told by its silence.
         """
+        self._pulse = pulse
         self._fsync.start()
         while not self._stopping:
             plenty = self.tick()
@@ -143,6 +146,7 @@ class Forwarder:
         once.
         """
         now = self._clock()
+        self._pulse()
         self._hear()
         self._scan()
         plenty = False

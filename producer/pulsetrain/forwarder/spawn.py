@@ -7,17 +7,21 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pulsetrain.forwarder import liveness
-from pulsetrain.forwarder.places import Place, Registration, destination
+from pulsetrain.forwarder.places import Place, Registration, destination, write_atomically
 
 # Held down in the forwarder: BLAS threads that it has no use for, and an arena of memory for each of its threads.
 SMALL = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
+GUARDIAN = Path(__file__).with_name("guardian.sh")
+
 # How long a forwarder may take until it has its lock, before another one is tried.
-STARTING_SECONDS = 2.0
+STARTING_SECONDS = 3
+# The longest that a guardian leaves between two starts of a forwarder that does not come up.
+LONGEST_PAUSE_SECONDS = 60
 
 
 def register(
@@ -42,6 +46,8 @@ def is_running(place: Place) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Not left to the closing: a child that another thread forks just now would go on to hold the lock.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
     except BlockingIOError:
         return True
     finally:
@@ -49,36 +55,39 @@ def is_running(place: Place) -> bool:
     return False
 
 
-def _age(path: Path) -> float:
+def is_awaited(place: Place, clock: Callable[[], float] = time.time) -> bool:
+    """Whether a forwarder was started just now, or its guardian is about to start it again."""
     try:
-        return abs(time.time() - path.stat().st_mtime)
-    except FileNotFoundError:
-        return float("inf")
+        until = int(place.awaited.read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return 0 < until - clock() <= LONGEST_PAUSE_SECONDS + STARTING_SECONDS
 
 
 def ensure_running(home: Path, env: Mapping[str, str] = os.environ) -> bool:
-    """Starts the forwarder of this home and destination unless it runs or was started just now; True if it was started.
+    """Starts the forwarder of this home and destination unless one runs or is awaited; True if it was started.
 
-    It does not wait for it. Two that start at once are settled by the lock: the second leaves.
+    It does not wait for it. Two that start at once are settled by the lock: the second leaves. A shell of its own
+    session, guardian.sh, starts it again should it be killed.
     """
     place = Place.of(home, destination(env))
-    if is_running(place) or _age(place.spawned) < STARTING_SECONDS:
+    if is_running(place) or is_awaited(place):
         return False
     import subprocess
 
     place.create()
-    place.spawned.touch()
+    write_atomically(place.awaited, str(int(time.time()) + STARTING_SECONDS).encode())
     command = [sys.executable, "-m", "pulsetrain.forwarder", "--home", str(home)]
-    with place.log.open("ab") as log:
-        # The shell puts it into the background and ends: the training process gets no child that it did not ask for.
-        subprocess.run(
-            ["/bin/sh", "-c", '"$@" &', "sh", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=home,
-            env={**env, **SMALL, "PULSETRAIN_HOME": str(home)},
-            start_new_session=True,
-            check=True,
-        )
+    # The first shell puts the second into the background and ends: the training process gets no child that it did not
+    # ask for, and neither has anything of its terminal, its folder or its descriptors.
+    subprocess.run(
+        ["/bin/sh", "-c", '"$@" &', "sh", "/bin/sh", str(GUARDIAN), str(place.path), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=home,
+        env={**env, **SMALL, "PULSETRAIN_HOME": str(home)},
+        start_new_session=True,
+        check=True,
+    )
     return True
