@@ -136,10 +136,11 @@ class Reader:
             else:
                 assert isinstance(rebalance, Assigned)
                 self.assigned |= rebalance.partitions
-        located = [partition for rebalance in polled.rebalances for partition in rebalance.partitions & self.assigned]
+        located = {partition for rebalance in polled.rebalances for partition in rebalance.partitions & self.assigned}
+        assert not located & {record.partition for record in polled.records}, "records before the first seek"
         for partition in located:
             self.consumer.seek(partition, self.start(partition))
-        self.records += [record for record in polled.records if record.partition not in located]
+        self.records += polled.records
         return polled
 
     def until(self, condition: Callable[[], object], what: str) -> None:

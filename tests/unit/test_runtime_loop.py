@@ -237,8 +237,10 @@ def test_a_log_that_goes_back_while_it_is_read_is_read_from_there() -> None:
     rig.settle(process)
     rig.broker.cut_back(P0, 0)
     send(rig, "v", 1, 10)
-    rig.settle(process)
-    assert rig.points() == expected_points("w", 1, 40) + expected_points("v", 1, 10)
+    send(rig, "v", 11, 20)
+    rig.settle(process, 20)
+    assert rig.points() == expected_points("w", 1, 40) + expected_points("v", 1, 20)
+    assert committed(rig) == (2, None)
 
 
 def test_a_pending_range_of_which_the_front_has_expired_is_stored_as_far_as_it_is_there() -> None:

@@ -78,6 +78,7 @@ class KafkaGroupConsumer:
         self._topics = list(topics)
         self._clock = clock
         self._rebalances: deque[Assigned | Revoked] = deque()
+        self._silent: set[TopicPartition] = set()
         self._client: Any = None
         self._problem: str | None = f"not connected to {address} yet"
         self._retry_at = 0.0
@@ -114,16 +115,23 @@ class KafkaGroupConsumer:
         except KafkaError as error:
             self._note(f"{type(error).__name__}: {error}")
             return Polled(self._drain())
-        # Rebalances that come in while records are on their way are drained now; `Loop` looks at them first, and
-        # seeks where it needs to, so records of a partition that has just gone do no harm.
         rebalances = self._drain()
+        self._silence(rebalances)
         unknown = client._coordinator.coordinator_unknown()  # noqa: SLF001  nothing public says that the broker is away
         self._note(f"no coordinator of the group answers at {self._address}" if unknown else None)
-        return Polled(rebalances, [_record(entry) for entries in found.values() for entry in entries])
+        return Polled(
+            rebalances,
+            [_record(entry) for name, entries in found.items() if name not in self._silent for entry in entries],
+        )
 
     def seek(self, partition: Partition, offset: int) -> None:
-        if self._client is not None and _tp(partition) in self._client.assignment():
-            self._client.seek(_tp(partition), offset)
+        name = _tp(partition)
+        if self._client is None or name not in self._client.assignment():
+            return
+        self._client.seek(name, offset)
+        if name in self._silent:
+            self._silent.discard(name)
+            self._client.resume(name)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         self._client.pause(*self._held(partitions))
@@ -205,6 +213,20 @@ class KafkaGroupConsumer:
     def _held(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
         held = self._client.assignment()
         return [name for name in map(_tp, partitions) if name in held]
+
+    def _silence(self, rebalances: Iterable[Assigned | Revoked]) -> None:
+        """Lets what was assigned deliver nothing until it is sought: kafka-python reads on from the committed offset.
+
+        What the same poll has brought of it was read from there, and is left out.
+        """
+        for rebalance in rebalances:
+            names = set(map(_tp, rebalance.partitions))
+            if isinstance(rebalance, Assigned):
+                silent = names & self._client.assignment()
+                self._client.pause(*silent)
+                self._silent |= silent
+            else:
+                self._silent -= names
 
     def _drain(self) -> list[Assigned | Revoked]:
         drained = []

@@ -179,9 +179,9 @@ class Loop(Generic[M]):
                 continue
             if record.offset < owned.next_offset:
                 self._went_back(owned, record.offset)
-                owned = self._owned.get(record.partition)
-                assert owned is not None
-            elif record.offset > owned.next_offset:
+                put_back.add(record.partition)
+                continue
+            if record.offset > owned.next_offset:
                 self._telemetry.expired.labels(record.partition.topic).inc(record.offset - owned.next_offset)
                 log.warning("%s: offsets %d to %d are gone", record.partition, owned.next_offset, record.offset - 1)
             try:
@@ -197,6 +197,7 @@ class Loop(Generic[M]):
             self._health.problem("decoding", None)
 
     def _went_back(self, owned: Owned[M], offset: int) -> None:
+        """The partition is read again from an offset that lies before what was read, beginning with the next poll."""
         log.warning(
             "%s: the log went back from offset %d to %d; it was cut, or the topic was created again",
             owned.partition,
