@@ -1,6 +1,7 @@
 """What `pulsetrain sync` does: sends what nobody sends, leaves the rest alone, and may be repeated."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_a_journal_that_a_forwarder_owns_is_left_to_it(offline: Path) -> None:
 
 
 def test_of_a_process_that_still_runs_there_is_sent_what_there_is_so_far(tmp_path: Path) -> None:
-    journal = start_run(tmp_path, mode="offline", pid=os.getpid())
+    journal = start_run(tmp_path, mode="offline", pid=os.getpid(), host=socket.gethostname())
     journal.row(("loss",), (1.0,), 0, 1.76e9)
     broker = MemoryBroker()
     assert sending.send(journal.directory, MemoryDelivery(broker)).state == "sent so far"
@@ -92,7 +93,7 @@ def test_a_broker_that_stays_away_is_an_error_that_loses_nothing(offline: Path) 
 
 def test_what_is_no_journal_of_ours_is_said_and_left(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / sending.FIRST_SEGMENT).write_bytes(b"something else altogether")
+    (tmp_path / "a" / "00000001.journal").write_bytes(b"something else altogether")
     (journal,) = sending.find_journals([tmp_path])
     report = sending.inspect(journal)
     assert report.state == "unreadable"

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pulsetrain.journal.format import segment_path
-
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
@@ -54,31 +52,32 @@ Found = tuple[Path, dict[str, Any]]
 
 def _journals(directory: Path, project: str, run_id: str | None) -> Iterator[Found]:
     """The journals of runs, with their start records."""
-    from pulsetrain.journal.reader import Event, JournalReader
+    from pulsetrain.forwarder.tail import read_start
+    from pulsetrain.journal.reader import Event
 
     for run in directory.glob("*run-*"):
         if run_id is not None and not run.name.endswith(f"-{run_id}"):
             continue
         for journal in run.iterdir():
-            if not segment_path(journal, 1).exists():
+            try:
+                start = read_start(journal) if journal.is_dir() else None
+            except ValueError:
                 continue
-            with JournalReader(journal) as reader:
-                items = reader.read(4096)
-            start = items[0] if items else None
-            if not isinstance(start, Event) or start.kind != "start" or start.data.get("role") != "run":
+            if isinstance(start, Event):
+                start = start.data if start.kind == "start" else None
+            if not isinstance(start, Mapping) or start.get("role") != "run":
                 continue
-            data = start.data
-            if data.get("project") == project and (run_id is None or data.get("run_id") == run_id):
-                yield journal, data
+            if start.get("project") == project and (run_id is None or start.get("run_id") == run_id):
+                yield journal, dict(start)
 
 
 def _latest(journals: list[Found]) -> Earlier:
     from pulsetrain._run.summary import SummaryFold
-    from pulsetrain.journal.reader import Event, JournalReader, RowBlock, TextRow
+    from pulsetrain.forwarder.tail import Tail
 
     ordered = sorted(journals, key=lambda found: (found[1]["attempt"], found[1]["attempt_started"]))
     latest = ordered[-1][1]["attempt"]
-    fold = SummaryFold()
+    summary: dict[str, Any] = {}
     config: dict[str, Any] = {}
     last_step: int | None = None
     exit_code: int | None = None
@@ -87,27 +86,20 @@ def _latest(journals: list[Found]) -> Earlier:
     for journal, data in ordered:
         if data["attempt"] != latest:
             continue
-        ended = False
+        fold = SummaryFold()
+        tail = Tail(journal, fold)
+        tail.read_all()
+        tail.close()
+        summary.update(fold.values())
+        config.update(tail.config)
+        if tail.last_step is not None:
+            last_step = tail.last_step if last_step is None else max(last_step, tail.last_step)
         if data.get("primary"):
-            start, exit_code = data, None
-        with JournalReader(journal) as reader:
-            for item in reader:
-                fold.feed(item)
-                if isinstance(item, RowBlock):
-                    last_step = max(int(item.steps.max()), last_step if last_step is not None else -(1 << 63))
-                elif isinstance(item, TextRow):
-                    last_step = max(item.step, last_step if last_step is not None else -(1 << 63))
-                elif isinstance(item, Event) and item.kind == "config":
-                    config.update(item.data.get("config", {}))
-                    for key in item.data.get("removed", ()):
-                        config.pop(key, None)
-                elif isinstance(item, Event) and item.kind == "finish":
-                    ended = True
-                    exit_code = item.data.get("exit_code") if data.get("primary") else exit_code
-        running = running or (not ended and _runs(data))
+            start, exit_code = data, None if tail.finish is None else tail.finish.get("exit_code")
+        running = running or (tail.finish is None and _runs(data))
     if last_step is None and latest and (earlier := [found for found in ordered if found[1]["attempt"] < latest]):
         last_step = _latest(earlier).last_step
-    return Earlier(ordered[-1][1]["run_id"], latest, last_step, running, exit_code, config, fold.values(), start)
+    return Earlier(ordered[-1][1]["run_id"], latest, last_step, running, exit_code, config, summary, start)
 
 
 def _runs(start: Mapping[str, Any]) -> bool:

@@ -114,6 +114,10 @@ class Definitions:
         self.synchronising = any(one.synchronises for one in everything)
         return known[key]
 
+    def to_events(self) -> list[dict[str, Any]]:
+        """The data of define_metric events that say all that holds now."""
+        return [one.to_event(overwrite=False) for one in (*self._exact.values(), *self._patterns.values())]
+
     def find(self, name: str) -> Definition | None:
         """What was said about this metric."""
         exact = self._exact.get(name)

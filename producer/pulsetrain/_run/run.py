@@ -15,7 +15,7 @@ from pulsetrain._run.summary_view import Summary
 if TYPE_CHECKING:
     from pulsetrain._run.summary import SummaryFold
     from pulsetrain._settings import RunSettings
-    from pulsetrain.journal.reader import JournalReader
+    from pulsetrain.forwarder.tail import Tail
 
 FINISHED, FAILED, KILLED = "finished", "failed", "killed"
 INTERRUPTED_EXIT_CODE = 255
@@ -61,7 +61,7 @@ class Run:
         self._finished = False
         self._config = Config(self._write_config, allow_val_change=settings.allow_val_change)
         self._fold_lock = threading.RLock()
-        self._fold: tuple[SummaryFold, JournalReader] | None = None
+        self._fold: tuple[SummaryFold, Tail] | None = None
         self._kept_summary: dict[str, Any] = {}
         self._summary = Summary(self._read_summary, self._write_summary)
 
@@ -250,15 +250,15 @@ class Run:
         if journal is None:
             return self._kept_summary
         from pulsetrain._run.summary import SummaryFold
-        from pulsetrain.journal.reader import JournalReader
+        from pulsetrain.forwarder.tail import Tail
 
         with self._fold_lock:
-            if self._fold is None or self._fold[1].directory != journal:
-                self._fold = (SummaryFold(), JournalReader(journal))
-            fold, reader = self._fold
-            for item in reader:
-                fold.feed(item)
-            reader.close()
+            if self._fold is None or self._fold[1].journal != journal:
+                fold = SummaryFold()
+                self._fold = (fold, Tail(journal, fold))
+            fold, tail = self._fold
+            tail.read_all()
+            tail.close()
             return fold.values()
 
     def forsake(self) -> None:

@@ -21,6 +21,7 @@ class _Operations:
     """What is asked of one metric. NaN counts for first and last only."""
 
     def __init__(self, definition: Definition, seed: Mapping[str, Any]) -> None:
+        self._definition = definition
         self._best_is_max = definition.goal == "maximize"
         self._asked = definition.summary or ()
         self.found: dict[str, float] = {
@@ -30,6 +31,19 @@ class _Operations:
         }
         self._total = 0.0
         self._count = 0
+
+    def state(self) -> dict[str, Any]:
+        """What `of_state` goes on from, as JSON has it."""
+        definition = self._definition.to_event(overwrite=False)
+        return {"definition": definition, "found": dict(self.found), "total": self._total, "count": self._count}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> "_Operations":
+        """Goes on from where another was."""
+        operations = cls(Definition.of_event(state["definition"]), {})
+        operations.found = dict(state["found"])
+        operations._total, operations._count = state["total"], state["count"]
+        return operations
 
     def feed(self, column: NDArray[np.float64]) -> None:
         found = self.found
@@ -91,6 +105,25 @@ class SummaryFold:
             if key not in self._explicit:
                 result.update((f"{key}.{name}", value) for name, value in operations.found.items())
         return result
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes on from, as JSON has it; nothing that comes later changes it."""
+        return {
+            "definitions": self._definitions.to_events(),
+            "last": dict(self._last),
+            "operations": {key: operations.state() for key, operations in self._operations.items()},
+            "explicit": sorted(self._explicit),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where another fold was."""
+        self._definitions = Definitions()
+        for event in state["definitions"]:
+            self._definitions.add(Definition.of_event(event))
+        self._last = dict(state["last"])
+        self._operations = {key: _Operations.of_state(found) for key, found in state["operations"].items()}
+        self._explicit = set(state["explicit"])
+        self._plain.clear()
 
     def _rows(self, keys: tuple[str, ...], values: NDArray[np.float64]) -> None:
         if not len(values):

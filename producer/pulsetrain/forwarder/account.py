@@ -19,7 +19,7 @@ from pulsetrain_schemas.topics import TOPICS
 
 @dataclass(frozen=True, slots=True)
 class JournalAccount:
-    """What one journal holds, counted by reading it."""
+    """What one journal holds, counted by reading it, or held until it was removed."""
 
     journal: Path
     identity: Identity
@@ -34,9 +34,8 @@ def journal_account(journal: Path) -> JournalAccount | None:
     identity = read_identity(journal)
     if identity is None:
         return None
-    tail = Tail(journal)
-    while tail.read(1 << 20):
-        pass
+    tail = Tail(journal, whole=True)
+    tail.read_all()
     damage = tail.damage
     tail.close()
     complete = Acknowledged.load(journal).complete

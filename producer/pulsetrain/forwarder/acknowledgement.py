@@ -46,12 +46,13 @@ class Acknowledged:
         """What the file of this journal says; nothing confirmed where there is none or it is not whole."""
         found = read_json(journal / ACK_FILE)
         try:
-            return cls() if found is None else cls._of(found)
+            return cls() if found is None else cls.of(found)
         except (KeyError, TypeError, ValueError, AttributeError):
             return cls()
 
     @classmethod
-    def _of(cls, found: Mapping[str, Any]) -> "Acknowledged":
+    def of(cls, found: Mapping[str, Any]) -> "Acknowledged":
+        """What `document` gave; KeyError, TypeError, ValueError or AttributeError where it is something else."""
         return cls(
             Position(int(found["segment"]), int(found["offset"])),
             int(found["sequence"]),
@@ -60,9 +61,9 @@ class Acknowledged:
             bool(found["complete"]),
         )
 
-    def save(self, journal: Path) -> None:
-        """Replaces the file whole. It is not synced: an older one only means that more is sent again."""
-        document = {
+    def document(self) -> dict[str, Any]:
+        """The content of the file."""
+        return {
             "segment": self.position.segment,
             "offset": self.position.offset,
             "sequence": self.sequence,
@@ -72,7 +73,10 @@ class Acknowledged:
             "texts": self.counters.texts,
             "complete": self.complete,
         }
-        write_atomically(journal / ACK_FILE, json.dumps(document).encode())
+
+    def save(self, journal: Path) -> None:
+        """Replaces the file whole. It is not synced: an older one only means that more is sent again."""
+        write_atomically(journal / ACK_FILE, json.dumps(self.document()).encode())
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """One journal's way to Kafka: read a step, pack it, send it, and remember what was confirmed.
 
-The pump always reads from the beginning when it takes a journal over, so that it knows whose it is, what was counted
-and what the summary was; what is covered already is not sent again. After an interruption it goes back to what was
-confirmed.
+The pump begins at the journal's checkpoint when it takes it over, or else at its beginning, so that it knows what was
+counted and what the summary was; what is covered already is not sent again. As it goes from segment to segment it
+leaves a new checkpoint. After an interruption it goes back to what was confirmed.
 """
 
 import json
@@ -15,10 +15,12 @@ from pathlib import Path
 
 from pulsetrain.forwarder import packing, run_events
 from pulsetrain.forwarder.acknowledgement import Acknowledged, Ledger
+from pulsetrain.forwarder.checkpoint import Checkpoint
 from pulsetrain.forwarder.delivery import Delivery, Message
 from pulsetrain.forwarder.places import read_json, write_atomically
 from pulsetrain.forwarder.tail import Fold, Identity, Tail, after
-from pulsetrain.journal.reader import Event, Item, RowBlock, TextRow
+from pulsetrain.journal.format import Position
+from pulsetrain.journal.reader import Event, Item, JournalReader, RowBlock, TextRow
 from pulsetrain_schemas import events
 from pulsetrain_schemas.columnar import EncodeError
 from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing
@@ -74,7 +76,7 @@ class Pump:
         self._tickets = count(1)
         self._tail = Tail(journal, fold)
         self._fold = fold
-        self._ledger = Ledger(Acknowledged.load(journal))
+        self._ledger = Ledger(confirmed_of(journal))
         self._sent = dict(self._ledger.acknowledged.covered)
         self._saved = self._ledger.acknowledged
         self._published: dict[str, str] = {}
@@ -82,6 +84,9 @@ class Pump:
         self._caught_up = False
         self._damage_at: float | None = None
         self._ended = self._ledger.acknowledged.complete
+        self._checkpoint: Checkpoint | None = None
+        # A checkpoint is worth its while when reading has come to another segment since.
+        self._checkpoint_segment = self._tail.position.segment
 
     @property
     def done(self) -> bool:
@@ -92,6 +97,21 @@ class Pump:
     def finished(self) -> bool:
         """Whether the record of the run's end was read."""
         return self._tail.finished
+
+    @property
+    def position(self) -> Position:
+        """What was read up to now."""
+        return self._tail.position
+
+    @property
+    def sequence(self) -> int:
+        """The last record that was read."""
+        return self._tail.sequence
+
+    @property
+    def last_time(self) -> float:
+        """When that was written, in seconds since the epoch."""
+        return self._tail.last_time
 
     @property
     def is_settled(self) -> bool:
@@ -129,8 +149,8 @@ class Pump:
         first = self._sent.get("runs", 0) + 1
         if self.identity.role == "system" or self._ended or now < self._progress_at or self._tail.sequence < first:
             return
-        if self._tail.finished or self._tail.position <= self._ledger.acknowledged.position:
-            return
+        if self._tail.finished or self._tail.position < self._ledger.acknowledged.position:
+            return  # the end says it too, or it is on the way to where an earlier forwarder was
         summary = self._summary_changes()
         self._progress_at = now + max(PROGRESS_SECONDS, len(summary) / SUMMARY_KEYS_A_SECOND)
         event = run_events.progress(self.identity, first, self._tail.sequence, now, self._tail.counters, summary)
@@ -146,14 +166,20 @@ class Pump:
         self._sent = dict(acknowledged.covered)
         self._published = {}
         self._ended = acknowledged.complete
-        self._tail.seek(acknowledged.position)
+        if self._checkpoint is not None and self._checkpoint.position > acknowledged.position:
+            self._checkpoint = None
+        self._tail.seek(acknowledged)
 
     def save(self) -> None:
-        """Writes `ack.json` if something was confirmed since the last time."""
+        """Writes `ack.json` if something was confirmed since the last time, and `checkpoint.json` when it is due."""
         acknowledged = self._ledger.acknowledged
         if acknowledged is not self._saved:
             acknowledged.save(self.journal)
             self._saved = acknowledged
+        checkpoint = self._checkpoint
+        if checkpoint is not None and acknowledged.position >= checkpoint.position:
+            checkpoint.save(self.journal)
+            self._checkpoint, self._checkpoint_segment = None, checkpoint.position.segment
 
     def close(self) -> None:
         self._tail.close()
@@ -220,6 +246,8 @@ class Pump:
             return  # on the way to where an earlier forwarder was
         reached = Acknowledged(position, self._tail.sequence, dict(self._sent), self._tail.counters, complete)
         self._ledger.sent(tickets, reached)
+        if self._checkpoint is None and position.segment > self._checkpoint_segment and not complete:
+            self._checkpoint = self._tail.checkpoint(reached)
 
     def _message(self, topic: str, event: Batch) -> Message | None:
         try:
@@ -266,6 +294,27 @@ class Pump:
                 damage.bytes_left,
             )
         self._damage_at = now
+
+
+def confirmed_of(journal: Path) -> Acknowledged:
+    """What Kafka has confirmed of the journal, by `ack.json`, or by the checkpoint should that say more.
+
+    Neither file is synced: after a loss of power, the one may be older than the other. Where the run was taken for
+    killed, and its process has written on since, the end that was told is void.
+    """
+    acknowledged, checkpoint = Acknowledged.load(journal), Checkpoint.load(journal)
+    if checkpoint is not None and checkpoint.position > acknowledged.position:
+        return checkpoint.acknowledged
+    if acknowledged.complete and has_records(journal, acknowledged.position):
+        covered = {topic: min(last, acknowledged.sequence) for topic, last in acknowledged.covered.items()}
+        return replace(acknowledged, complete=False, covered=covered)
+    return acknowledged
+
+
+def has_records(journal: Path, position: Position) -> bool:
+    """Whether the journal holds a record from this position on."""
+    with JournalReader(journal, position) as reader:
+        return bool(reader.read(1))
 
 
 def note_death(journal: Path, time: float) -> float:

@@ -1,18 +1,22 @@
 """A journal as it grows, and what its records have taught so far: whose it is, what was counted, what the summary is.
 
-A tail may go back to an earlier position. Records that it reads a second time are given out again, but are neither
-counted nor folded into the summary again.
+What lies before the journal's checkpoint need not be read for that, and may be gone. A tail may go back to an earlier
+position. Records that it reads a second time are given out again, but are neither counted nor folded into the summary
+again.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pulsetrain.forwarder.acknowledgement import Counters
-from pulsetrain.journal.format import START, Position
+from pulsetrain.forwarder.acknowledgement import Acknowledged, Counters
+from pulsetrain.forwarder.checkpoint import Checkpoint
+from pulsetrain.journal.format import Position, segment_path
 from pulsetrain.journal.reader import Damage, Event, Item, JournalReader, RowBlock, TextRow
-from pulsetrain_schemas.events import Origin
+
+if TYPE_CHECKING:
+    from pulsetrain_schemas.events import Origin
 
 
 class Fold(Protocol):
@@ -21,6 +25,10 @@ class Fold(Protocol):
     def feed(self, item: Item) -> None: ...
 
     def values(self) -> Mapping[str, Any]: ...
+
+    def state(self) -> Mapping[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,11 @@ class Identity:
         """Reads the start record. Raises ValueError where that is not what the journal begins with."""
         if not isinstance(start, Event) or start.kind != "start":
             raise ValueError("the journal does not begin with its start record")
-        data = start.data
+        return cls.of_start(start.data)
+
+    @classmethod
+    def of_start(cls, data: Mapping[str, Any]) -> "Identity":
+        """Reads the data of a start record; ValueError where they are not understood."""
         try:
             return cls(
                 project=str(data["project"]),
@@ -66,8 +78,10 @@ class Identity:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the start record of the journal is not understood: {error!r}") from None
 
-    def origin(self, first_sequence: int, last_sequence: int) -> Origin:
+    def origin(self, first_sequence: int, last_sequence: int) -> "Origin":
         """The origin of a message that accounts for these sequences."""
+        from pulsetrain_schemas.events import Origin  # a training process that folds its summary has no use for Avro
+
         return Origin(
             self.project,
             self.run_id,
@@ -80,30 +94,53 @@ class Identity:
         )
 
 
-def read_identity(journal: Path) -> Identity | None:
-    """Whose journal it is; None when its first record is not written yet. ValueError as `Identity.of`."""
+def read_start(journal: Path) -> Item | Mapping[str, Any] | None:
+    """The first record; where its segment was removed, the data of the start record from the checkpoint.
+
+    None where no record is complete. Raises ValueError where the beginning can be told from neither.
+    """
     with JournalReader(journal) as reader:
         items = reader.read(4096)
-        if not items:
-            if reader.damage is not None:
-                raise ValueError(f"the journal cannot be read: {reader.damage.reason}")
-            return None
-    start = items[0]
-    return Identity.of(start)
+        if items:
+            return items[0]
+    checkpoint = Checkpoint.load(journal)
+    if checkpoint is not None:
+        return checkpoint.start
+    if reader.damage is not None:
+        raise ValueError(f"the journal cannot be read: {reader.damage.reason}")
+    if not segment_path(journal, 1).exists() and any(journal.glob("*.journal")):
+        raise ValueError("its first segment is gone, and no checkpoint tells what was in it")
+    return None
+
+
+def read_identity(journal: Path) -> Identity | None:
+    """Whose journal it is; None while its start record is not complete. Raises ValueError where it is no journal."""
+    start = read_start(journal)
+    if start is None:
+        return None
+    return Identity.of_start(start) if isinstance(start, Mapping) else Identity.of(start)
 
 
 class Tail:
-    """Reads one journal. `counters`, `last_time` and the fold are of everything read so far."""
+    """Reads one journal. `counters`, `last_time` and so on are of everything up to the last record that was read."""
 
-    def __init__(self, journal: Path, fold: Fold | None = None) -> None:
+    def __init__(self, journal: Path, fold: Fold | None = None, *, whole: bool = False) -> None:
+        """Begins at the checkpoint; with `whole`, at the first segment where that is still there."""
         self.journal = journal
         self.fold = fold
         self.counters = Counters()
         self.last_time = 0.0
-        self.finished = False
-        """Whether the record of the run's end was read."""
+        self.last_step: int | None = None
+        self.start: Mapping[str, Any] = {}
+        """The data of the start record; empty before it was read."""
+        self.config: dict[str, Any] = {}
+        self.finish: Mapping[str, Any] | None = None
+        """The data of the record of the run's end, once it was read."""
         self._learnt = 0
+        self._sequence = 0
         self._reader = JournalReader(journal)
+        if not (whole and segment_path(journal, 1).exists()):
+            self._begin_at(self._checkpoint())
 
     @property
     def position(self) -> Position:
@@ -112,26 +149,81 @@ class Tail:
     @property
     def sequence(self) -> int:
         """The last sequence read."""
-        return self._reader.sequence
+        return self._reader.sequence or self._sequence
+
+    @property
+    def finished(self) -> bool:
+        """Whether the record of the run's end was read."""
+        return self.finish is not None
 
     @property
     def damage(self) -> Damage | None:
         return self._reader.damage
 
     def read(self, max_bytes: int) -> list[Item]:
-        """The records that are there now, about `max_bytes` of them."""
+        """The records that are there now, about `max_bytes` of them.
+
+        Where the segments that were to be read next have been removed meanwhile, it goes on at the checkpoint.
+        """
         items = self._reader.read(max_bytes)
+        if not items and (self._reader.damage is not None or self._reader.writer is None) and self._is_overtaken():
+            items = self._reader.read(max_bytes)
         for item in items:
             self._learn(item)
         return items
 
-    def seek(self, position: Position = START) -> None:
+    def read_all(self) -> None:
+        """Reads what is there now, for what it teaches."""
+        while self.read(1 << 20):
+            pass
+
+    def seek(self, acknowledged: Acknowledged) -> None:
         """Goes back, to give records out again."""
         self._reader.close()
-        self._reader = JournalReader(self.journal, position)
+        self._reader = JournalReader(self.journal, acknowledged.position)
+        self._sequence = acknowledged.sequence
+
+    def checkpoint(self, acknowledged: Acknowledged) -> Checkpoint | None:
+        """What is known now, at the position of `acknowledged`; None in the middle of reading something again."""
+        if self.sequence != self._learnt or self.position != acknowledged.position or self.finished:
+            return None
+        summary = None if self.fold is None else self.fold.state()
+        return Checkpoint(acknowledged, self.start, self.last_time, self.last_step, dict(self.config), summary)
 
     def close(self) -> None:
+        """Closes the file. Reading again goes on from the same position."""
         self._reader.close()
+
+    def _checkpoint(self) -> Checkpoint | None:
+        """One that this tail can go on from: the summary that it is to make must be in it."""
+        checkpoint = Checkpoint.load(self.journal)
+        if checkpoint is None or (self.fold is not None and checkpoint.summary is None):
+            return None
+        following = segment_path(self.journal, checkpoint.position.segment)
+        return checkpoint if following.exists() else None
+
+    def _is_overtaken(self) -> bool:
+        number = self.position.segment
+        if all(segment_path(self.journal, wanted).exists() for wanted in (number, number + 1)):
+            return False
+        checkpoint = self._checkpoint()
+        if checkpoint is None or checkpoint.position.segment <= number:
+            return False
+        self._begin_at(checkpoint)
+        return True
+
+    def _begin_at(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is None:
+            return
+        self.counters = checkpoint.acknowledged.counters
+        self.last_time = checkpoint.last_time
+        self.last_step = checkpoint.last_step
+        self.start = checkpoint.start
+        self.config = dict(checkpoint.config)
+        if self.fold is not None and checkpoint.summary is not None:
+            self.fold.restore(checkpoint.summary)
+        self._learnt = checkpoint.acknowledged.sequence
+        self.seek(checkpoint.acknowledged)
 
     def _learn(self, item: Item) -> None:
         if isinstance(item, RowBlock):
@@ -144,6 +236,7 @@ class Tail:
                 self.counters.rows + rows, self.counters.points + rows * points, self.counters.texts
             )
             self.last_time = float(item.times[-1])
+            self._note_step(int(item.steps[0] if rows == 1 else item.steps.max()))
         else:
             last = item.sequence
             if last <= self._learnt:
@@ -154,11 +247,22 @@ class Tail:
                 self.counters = Counters(
                     counted.rows + 1, counted.points + len(item.numbers), counted.texts + len(item.texts)
                 )
+                self._note_step(item.step)
+            elif item.kind == "start":
+                self.start = item.data
+            elif item.kind == "config":
+                self.config.update(item.data.get("config", {}))
+                for key in item.data.get("removed", ()):
+                    self.config.pop(key, None)
             elif item.kind == "finish":
-                self.finished = True
+                self.finish = item.data
         self._learnt = last
         if self.fold is not None:
             self.fold.feed(item)
+
+    def _note_step(self, step: int) -> None:
+        if self.last_step is None or step > self.last_step:
+            self.last_step = step
 
 
 def after(block: RowBlock, sequence: int) -> RowBlock:
