@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pulsetrain_consumers.dead_letters.letters import Letter, unpack
 from pulsetrain_consumers.runtime.batching import Limits
 from pulsetrain_consumers.runtime.broker import Consumer, Partition, Position, Publisher
 from pulsetrain_consumers.runtime.dead_letters import DeadLetters
@@ -117,6 +118,9 @@ class FaultyStore:
     def stored_sequences(self, topic: str, writers: Sequence[Writer]) -> Mapping[Writer, Intervals]:
         return self._inner.stored_sequences(topic, writers)
 
+    def fence(self) -> str | None:
+        return self._inner.fence()
+
     def check(self) -> None:
         self._inner.check()
 
@@ -193,9 +197,16 @@ class Rig:
         """How often each (writer, sequence, metric) is stored."""
         return Counter((row["writer"], row["sequence"], row["metric"]) for row in self.store.tables.get("metrics", []))
 
-    def dead_letters(self) -> list[events.DeadLetter]:
+    def dead_letters(self) -> list[Letter]:
+        """The letters that were put aside, in order, each by itself."""
         found = self.broker.records(DEAD_LETTERS)
-        return [events.decode(record.value or b"", events.DeadLetter) for record in found]
+        return [
+            letter
+            for record in found
+            for letter in unpack(
+                events.decode(record.value or b"", events.DeadLetter), record.partition.number, record.offset
+            )
+        ]
 
 
 def metric_batch(

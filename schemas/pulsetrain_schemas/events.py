@@ -9,7 +9,7 @@ of the payload. Times are microseconds since the epoch.
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,12 +119,22 @@ class LogBatch:
     lines: Sequence[str]
 
 
+class Inherited(TypedDict):
+    """A part of what a fork has from other runs: the steps under `below` of one attempt."""
+
+    run_id: str
+    attempt: int
+    below: int
+
+
 @dataclass(frozen=True, slots=True)
 class RunEvent:
     """Something that happened to a run. None leaves a field as it was.
 
-    `kind` is one of RUN_EVENT_KINDS, or "unknown" for one that a newer writer invented. `config` and `summary` are JSON
-    by key, where None removes the key; `rows`, `points` and `texts` count what the writer has logged so far.
+    `kind` is one of RUN_EVENT_KINDS, or "unknown" for one that a newer writer invented. `config`, `summary` and
+    `definitions` are JSON by key, where None removes the key; `rows`, `points` and `texts` count what the writer has
+    logged so far. `first_step` is where the attempt begins; `inherited` what a fork has from `parent_run_id` up to
+    `parent_step`, and from that one's own parents.
     """
 
     origin: Origin
@@ -144,6 +154,11 @@ class RunEvent:
     rows: int = 0
     points: int = 0
     texts: int = 0
+    first_step: int | None = None
+    parent_run_id: str | None = None
+    parent_step: int | None = None
+    inherited: Sequence[Inherited] = field(default_factory=list)
+    definitions: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -272,7 +287,7 @@ def _title(event: Event) -> str:
 
 def _check_letter(letter: DeadLetter) -> None:
     more = len(letter.more_offsets)
-    _require(0 <= letter.partition and 0 <= letter.offset, "its partition or its offset is negative")
+    _require(letter.partition >= 0 and letter.offset >= 0, "its partition or its offset is negative")
     _require(_within(letter.more_offsets, 0, 2**63 - 1), "an offset is negative")
     if letter.action is None:
         _require(
@@ -293,6 +308,7 @@ def _check(event: Event) -> None:
     _require(0 <= origin.attempt_started <= _LATEST_START, "attempt_started is no time of this age in microseconds")
     if isinstance(event, RunEvent):
         _require(min(event.rows, event.points, event.texts) >= 0, "a counter is negative")
+        _require(all(part["attempt"] >= 0 for part in event.inherited), "an attempt that it inherits from is negative")
         return
     rows = len(event.row_sequences)
     _require(len(event.row_times) == rows, "row_times has not an entry a row")

@@ -66,7 +66,11 @@ RUN = RunEvent(
     ORIGIN, "finish", STARTED, True, name="n", tags=["a"], state="failed", exit_code=-9,
     config={"lr": "0.1", "gone": None}, environment={"host": '"h"'}, rows=1, points=2, texts=3,
 )  # fmt: skip
-DEAD = DeadLetter("undecodable", "what was wrong", "pulsetrain.metrics", 1, 2**40, STARTED, "writer", b"k", b"\x00\xff")
+DEAD = DeadLetter(
+    "undecodable", "what was wrong", "pulsetrain.metrics", 1, 2**40, STARTED, "writer", b"k", b"\x00\xff", "id", 5,
+    more_offsets=array(2**40 + 3, 7), more_errors=["a", "b"], more_record_times=array(1, 2),
+    more_keys=[None, b""], more_payloads=[b"\xc3", None],
+)  # fmt: skip
 ALL: tuple[Event, ...] = (METRICS, SYSTEM, LOGS, RUN, DEAD)
 
 
@@ -151,6 +155,10 @@ INCONSISTENT: list[tuple[Any, dict[str, Any], str]] = [
     (LOGS, {"lines": ["one"]}, "an entry a row"),
     (LOGS, {"row_streams": array(1, 3)}, "stdout"),
     (RUN, {"points": -1}, "counter"),
+    (DEAD, {"more_keys": [None]}, "an entry a letter"),
+    (DEAD, {"more_errors": []}, "an entry a letter"),
+    (DEAD, {"more_offsets": array(1, -1)}, "negative"),
+    (DEAD, {"offset": -1}, "negative"),
 ]
 
 

@@ -49,8 +49,8 @@ class Dictionary:
         return cls(np.zeros(rows, dtype=np.uint8), (value,))
 
 
-# A column to insert: numbers and times as arrays (DateTime64 in its own ticks), strings as a list (None where the
-# column is Nullable), arrays of strings as a list of lists.
+# A column to insert: numbers and times as arrays (DateTime64 in its own ticks), strings (text or bytes) as a list (None
+# where the column is Nullable), arrays of strings as a list of lists.
 ColumnData = NDArray[Any] | Dictionary | Sequence[Any]
 
 
@@ -115,7 +115,7 @@ def _strings(data: ColumnData) -> bytes:
         raise ColumnError("a dictionary of strings was given for a column of type String")
     parts: list[bytes] = []
     for text in data:
-        encoded = text.encode()
+        encoded = text if isinstance(text, bytes) else text.encode()
         parts.append(_varint(len(encoded)))
         parts.append(encoded)
     return b"".join(parts)

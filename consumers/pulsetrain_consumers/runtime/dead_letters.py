@@ -1,6 +1,13 @@
-"""Messages that cannot be stored, put aside whole, with the reason and where they came from."""
+"""Messages that cannot be stored, put aside whole, with the reason and where they came from.
 
-from collections.abc import Sequence
+Many travel in one message, as far as they share reason and partition: a flood of a million costs a few hundred sends,
+and is decoded and stored a thousand at a time by whoever reads the dead letters.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
 
 from pulsetrain_consumers.runtime.broker import Clock, MessageTooLarge, Publisher
 from pulsetrain_consumers.runtime.sink import Rejected
@@ -8,11 +15,25 @@ from pulsetrain_consumers.runtime.telemetry import Telemetry
 from pulsetrain_schemas import events
 from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing
 
+log = logging.getLogger(__name__)
+
+PACKED_BYTES = 512 << 10
+PACKED_LETTERS = 1_000
 _ERROR_CHARACTERS = 4_000
+_SAY_SECONDS = 60.0
+
+
+def _unknown(topic: str) -> str | None:
+    del topic
+    return None
 
 
 class DeadLetters:
-    """Publishes rejected records. A record may be published twice after a crash; (topic, partition, offset) tells."""
+    """Publishes rejected records. A record may be published twice after a crash; (topic, partition, offset) tells.
+
+    What is in the dead letters and cannot be read is left there, counted and skipped: a letter about a letter would
+    lead to the next one. `topic_id` gives the id of a topic, from any thread, or None where it is not known.
+    """
 
     def __init__(
         self,
@@ -22,6 +43,7 @@ class DeadLetters:
         clock: Clock,
         telemetry: Telemetry,
         framing: Framing = SINGLE_OBJECT,
+        topic_id: Callable[[str], str | None] = _unknown,
     ) -> None:
         self._publisher = publisher
         self._topic = topic
@@ -29,22 +51,42 @@ class DeadLetters:
         self._clock = clock
         self._telemetry = telemetry
         self._framing = framing
+        self._topic_id = topic_id
+        self._say_at = 0.0
 
     def publish(self, rejected: Sequence[Rejected]) -> None:
         """Returns once all are acknowledged. Raises BrokerUnavailable."""
-        if not rejected:
+        letters = [entry for entry in rejected if entry.record.partition.topic != self._topic]
+        if len(letters) < len(rejected):
+            self._skip([entry for entry in rejected if entry.record.partition.topic == self._topic])
+        if not letters:
             return
         try:
-            self._publisher.publish(self._topic, [self._message(entry) for entry in rejected])
+            self._publisher.publish(self._topic, [self._message(pack) for pack in _packed(letters)])
         except MessageTooLarge:
-            for entry in rejected:
+            for entry in letters:
                 self._publish_one(entry)
-        for entry in rejected:
+        for entry in letters:
             self._telemetry.dead_letters.labels(entry.record.partition.topic, entry.reason).inc()
+
+    def _skip(self, unreadable: Sequence[Rejected]) -> None:
+        self._telemetry.errors.labels("unreadable_dead_letter").inc(len(unreadable))
+        now = self._clock.monotonic()
+        if now >= self._say_at:
+            self._say_at = now + _SAY_SECONDS
+            first = unreadable[0]
+            log.warning(
+                "%s, offset %d: left out, it is no dead letter that can be stored (%s); %d like it, and those of the "
+                "next minute, are counted as errors_total{kind=unreadable_dead_letter}",
+                first.record.partition,
+                first.record.offset,
+                first.error[:200],
+                len(unreadable) - 1,
+            )
 
     def _publish_one(self, rejected: Rejected) -> None:
         try:
-            self._publisher.publish(self._topic, [self._message(rejected)])
+            self._publisher.publish(self._topic, [self._message([rejected])])
         except MessageTooLarge:
             size = len(rejected.record.value or b"")
             left_out = Rejected(
@@ -52,13 +94,14 @@ class DeadLetters:
                 rejected.reason,
                 f"{rejected.error} (the payload of {size} bytes is too large for a dead letter; it is at its offset)",
             )
-            self._publisher.publish(self._topic, [self._message(left_out, with_payload=False)])
+            self._publisher.publish(self._topic, [self._message([left_out], with_payload=False)])
 
-    def _message(self, rejected: Rejected, *, with_payload: bool = True) -> tuple[bytes | None, bytes]:
-        record = rejected.record
+    def _message(self, pack: Sequence[Rejected], *, with_payload: bool = True) -> tuple[bytes | None, bytes]:
+        first, more = pack[0], pack[1:]
+        record = first.record
         letter = events.DeadLetter(
-            reason=rejected.reason,
-            error=rejected.error[:_ERROR_CHARACTERS],
+            reason=first.reason,
+            error=first.error[:_ERROR_CHARACTERS],
             topic=record.partition.topic,
             partition=record.partition.number,
             offset=record.offset,
@@ -66,5 +109,29 @@ class DeadLetters:
             consumer_group=self._group,
             key=record.key,
             payload=record.value if with_payload else None,
+            topic_id=self._topic_id(record.partition.topic),
+            record_time=record.time,
+            more_offsets=np.array([entry.record.offset for entry in more], np.int64),
+            more_errors=[entry.error[:_ERROR_CHARACTERS] for entry in more],
+            more_record_times=np.array([entry.record.time for entry in more], np.int64),
+            more_keys=[entry.record.key for entry in more],
+            more_payloads=[entry.record.value for entry in more],
         )
         return record.key, events.encode(letter, self._framing)
+
+
+def _packed(letters: Sequence[Rejected]) -> Iterator[list[Rejected]]:
+    """The letters in groups that make one message each."""
+    open_packs: dict[tuple[object, str], tuple[list[Rejected], int]] = {}
+    for entry in letters:
+        record = entry.record
+        size = len(record.value or b"") + len(record.key or b"") + min(len(entry.error), _ERROR_CHARACTERS)
+        key = (record.partition, entry.reason)
+        pack, packed = open_packs.get(key, ([], 0))
+        if pack and (packed + size > PACKED_BYTES or len(pack) == PACKED_LETTERS):
+            yield pack
+            pack, packed = [], 0
+        pack.append(entry)
+        open_packs[key] = (pack, packed + size)
+    for pack, _ in open_packs.values():
+        yield pack

@@ -18,6 +18,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.tables: dict[str, list[Row]] = {}
         self.away = False
+        self.fenced: str | None = None
         self.refuses: Callable[[str, Row], bool] = lambda _table, _row: False
         self._tokens: set[tuple[str, str]] = set()
 
@@ -44,6 +45,10 @@ class MemoryStore:
                 before = found.get(writer, Intervals())
                 found[writer] = before.add(row["first_sequence"], row["last_sequence"])
         return found
+
+    def fence(self) -> str | None:
+        self.check()
+        return self.fenced
 
     def check(self) -> None:
         if self.away:

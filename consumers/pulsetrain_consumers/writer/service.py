@@ -76,15 +76,16 @@ def _consume(
         connect(options.clickhouse, client_name="pulsetrain-writer") as client,
         ThreadPoolExecutor(1, thread_name_prefix="store") as executor,
     ):
+        consumer = KafkaGroupConsumer(
+            options.kafka,
+            options.group,
+            WRITER_TOPICS,
+            clock,
+            instance=options.instance,
+            session_timeout=options.session_timeout,
+        )
         loop: Loop[WriterEvent] = Loop(
-            KafkaGroupConsumer(
-                options.kafka,
-                options.group,
-                WRITER_TOPICS,
-                clock,
-                instance=options.instance,
-                session_timeout=options.session_timeout,
-            ),
+            consumer,
             WriterSink(ClickHouseStore(client), options.framing, clock, telemetry),
             DeadLetters(
                 publisher,
@@ -94,6 +95,7 @@ def _consume(
                 telemetry,
                 # No registry stands between a bad message and its being put aside.
                 SingleObject(PublishedSchemas(SchemaTopic(lambda: options.kafka))),
+                consumer.topic_id,
             ),
             executor=executor,
             clock=clock,

@@ -3,6 +3,9 @@
 Equal batches become equal inserts: what is left out depends on the ledger alone, and the ledger learns of a batch only
 after all of its rows are safe. So a batch that is stored again after a crash either finds itself in the ledger, and
 nothing is left to store, or it is cut to the very rows of the first time, and its token counts.
+
+Dead letters have no writer with sequences, and so no ledger: the token makes them count once, and their place in their
+topic tells the rows apart.
 """
 
 import logging
@@ -19,25 +22,26 @@ from pulsetrain_consumers.runtime.telemetry import Telemetry
 from pulsetrain_consumers.writer import tables
 from pulsetrain_consumers.writer.coverage import Coverage, Intervals, Writer
 from pulsetrain_consumers.writer.store import Columns, Store
-from pulsetrain_consumers.writer.tables import Kept
+from pulsetrain_consumers.writer.tables import Kept, PlacedLetter
 from pulsetrain_schemas import events, registry
 from pulsetrain_schemas.columnar import DecodeError
-from pulsetrain_schemas.events import LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
+from pulsetrain_schemas.events import DeadLetter, LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
 from pulsetrain_schemas.framing import Framing, UnknownSchema
 from pulsetrain_schemas.topics import TOPICS
 
 log = logging.getLogger(__name__)
 
-WriterEvent = MetricBatch | SystemBatch | LogBatch | RunEvent
+WriterEvent = MetricBatch | SystemBatch | LogBatch | RunEvent | PlacedLetter
 
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """What becomes of one topic."""
+    """What becomes of one topic. `in_ledger`: its messages say which sequences of their writer they hold."""
 
     event: type[Any]
     rows: Callable[[Any], int]
     tables: Callable[[Sequence[Kept[Any]]], Mapping[str, Columns]]
+    in_ledger: bool = True
 
 
 _ROUTES: Mapping[str, _Route] = {
@@ -45,8 +49,10 @@ _ROUTES: Mapping[str, _Route] = {
     TOPICS["metrics"].kafka_name: _Route(MetricBatch, tables.metric_rows, tables.metric_tables),
     TOPICS["system"].kafka_name: _Route(SystemBatch, tables.system_rows, tables.system_tables),
     TOPICS["logs"].kafka_name: _Route(LogBatch, tables.log_rows, tables.log_tables),
+    TOPICS["dead_letters"].kafka_name: _Route(DeadLetter, tables.letter_rows, tables.letter_tables, in_ledger=False),
 }
 WRITER_TOPICS = tuple(_ROUTES)
+LEDGER = "stored_batches"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,8 +64,7 @@ class _Item:
 
     @property
     def origin(self) -> Origin:
-        origin: Origin = self.kept.event.origin
-        return origin
+        return _origin(self.kept.event)
 
 
 @dataclass(slots=True, eq=False)
@@ -95,10 +100,16 @@ class WriterSink:
             raise Unprocessable("undecodable", str(error)) from error
         except registry.RegistryError as error:
             raise StoreUnavailable(str(error)) from error
+        if isinstance(event, DeadLetter):
+            event = PlacedLetter(event, record.partition.number, record.offset)
         return Message(record, event, route.rows(event))
 
     def store(self, batches: Sequence[Batch[WriterEvent]]) -> Sequence[Rejected]:
         try:
+            # First of all: what the ledger says before the tables are exchanged does not hold after it.
+            held = self._store.fence()
+            if held is not None:
+                raise StoreUnavailable(held)
             self._learn(batches)
             done = [self._store_batch(batch) for batch in batches if not batch.abandoned]
             self._write_ledger(done)
@@ -118,9 +129,11 @@ class WriterSink:
         """Asks the ledger about the writers that are new here, all of a topic at once."""
         unknown: dict[str, dict[Writer, set[tuple[Partition, int]]]] = {}
         for batch in batches:
+            if not _ROUTES[batch.partition.topic].in_ledger:
+                continue
             known = self._coverage.of(batch.partition, batch.assignment)
             for message in batch.messages:
-                writer = _writer(message.body.origin)
+                writer = _writer(_origin(message.body))
                 if writer not in known:
                     asked = unknown.setdefault(batch.partition.topic, {})
                     asked.setdefault(writer, set()).add((batch.partition, batch.assignment))
@@ -131,8 +144,11 @@ class WriterSink:
                     self._coverage.update(partition, assignment, [(writer, found.get(writer, Intervals()))])
 
     def _store_batch(self, batch: Batch[WriterEvent]) -> _Stored:
-        stored = self._without_duplicates(batch)
         route = _ROUTES[batch.partition.topic]
+        if route.in_ledger:
+            stored = self._without_duplicates(batch)
+        else:
+            stored = _Stored(batch, [_Item(message.record, Kept(message.body)) for message in batch.messages], {})
         names = list(route.tables([item.kept for item in stored.items])) if stored.items else []
         for name in names:
             items = [item for item in stored.items if item.record.offset not in stored.rejected]
@@ -144,7 +160,7 @@ class WriterSink:
         stored = _Stored(batch, [], {})
         rows = _ROUTES[batch.partition.topic].rows
         for message in batch.messages:
-            origin = message.body.origin
+            origin = _origin(message.body)
             writer = _writer(origin)
             covered = stored.intervals.get(writer) or known[writer]
             stored.intervals[writer] = covered.add(origin.first_sequence, origin.last_sequence)
@@ -182,16 +198,19 @@ class WriterSink:
         entries = [
             (stored.batch.partition, item)
             for stored in done
+            if _ROUTES[stored.batch.partition.topic].in_ledger
             for item in stored.items
             if item.record.offset not in stored.rejected
         ]
         if entries:
             now = int(self._clock.now() * 1e6)
-            self._store.insert("stored_batches", _ledger(entries, now), None)
+            self._store.insert(LEDGER, _ledger(entries, now), None)
 
     def _remember(self, stored: _Stored) -> None:
         batch, now = stored.batch, self._clock.now()
         topic = batch.partition.topic
+        if not _ROUTES[topic].in_ledger:
+            return
         known = self._coverage.of(batch.partition, batch.assignment)
         if stored.rejected:
             # Refused messages are not stored: what was reckoned with them is reckoned again without.
@@ -237,13 +256,18 @@ def _writer(origin: Origin) -> Writer:
     return Writer(origin.project, origin.run_id, origin.writer)
 
 
-def _sequences(event: WriterEvent) -> Any:
+def _origin(event: Any) -> Origin:
+    origin: Origin = event.origin
+    return origin
+
+
+def _sequences(event: Any) -> Any:
     if isinstance(event, RunEvent):
         return np.array([event.origin.last_sequence])
     return event.row_sequences
 
 
-def _times(event: WriterEvent) -> tuple[int, int]:
+def _times(event: Any) -> tuple[int, int]:
     """When the oldest and the newest row of the event were logged, in microseconds."""
     if isinstance(event, RunEvent):
         return event.time, event.time

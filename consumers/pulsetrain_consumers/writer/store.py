@@ -18,6 +18,9 @@ class Store(Protocol):
     def stored_sequences(self, topic: str, writers: Sequence[Writer]) -> Mapping[Writer, Intervals]:
         """What the ledger holds of these writers; a writer that it does not know is left out."""
 
+    def fence(self) -> str | None:
+        """Why nothing may be stored at the moment; None where it may."""
+
     def check(self) -> None:
         """Returns when the server answers."""
 
@@ -43,6 +46,7 @@ GROUP BY project, run_id, writer, island
 ORDER BY project, run_id, writer, island
 """
 _WRITERS_PER_QUERY = 500
+_FENCE = "SELECT holder FROM rebuild_fence WHERE until > now64(6) ORDER BY until DESC LIMIT 1"
 
 
 class ClickHouseStore:
@@ -62,6 +66,10 @@ class ClickHouseStore:
             for project, run_id, writer, first, last in result.rows:
                 found.setdefault(Writer(project, run_id, writer), []).append((int(first), int(last)))
         return {writer: Intervals(tuple(spans)) for writer, spans in found.items()}
+
+    def fence(self) -> str | None:
+        rows = self._client.query(_FENCE).rows
+        return f"the tables are being exchanged by a rebuild ({rows[0][0]})" if rows else None
 
     def check(self) -> None:
         self._client.ping()

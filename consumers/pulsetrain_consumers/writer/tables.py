@@ -15,12 +15,25 @@ from numpy.typing import NDArray
 from pulsetrain_consumers.clickhouse import Dictionary
 from pulsetrain_consumers.writer.store import Columns
 from pulsetrain_schemas.columnar import Int64Array
-from pulsetrain_schemas.events import IntArray, LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
+from pulsetrain_schemas.events import DeadLetter, IntArray, LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
 
-T = TypeVar("T", MetricBatch, SystemBatch, LogBatch, RunEvent)
+# Whatever a letter's payload is, its beginning tells what it was; the whole is in the topic.
+LETTER_START_BYTES = 1_024
 # Which rows of an event are to be stored; None for all of them.
 Keep = NDArray[np.bool_] | None
 _MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlacedLetter:
+    """A message of the dead letters, and where in its topic it is: that is what tells its rows from others."""
+
+    letter: DeadLetter
+    partition: int
+    offset: int
+
+
+T = TypeVar("T", MetricBatch, SystemBatch, LogBatch, RunEvent, PlacedLetter)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +90,10 @@ def log_rows(event: LogBatch) -> int:
 
 def run_rows(event: RunEvent) -> int:
     return 1 + len(event.config) + len(event.summary) + len(event.environment)
+
+
+def letter_rows(event: PlacedLetter) -> int:
+    return 1 + len(event.letter.more_offsets)
 
 
 def kept_rows(kept: Kept[Any], rows: Callable[[Any], int]) -> int:
@@ -211,6 +228,51 @@ def run_tables(batch: Sequence[Kept[RunEvent]]) -> Mapping[str, Columns]:
     for name in ("rows", "points", "texts"):
         rows[name] = np.array([getattr(event, name) for event in events], np.int64)
     return {"run_events": rows, "run_values": _run_values(events)}
+
+
+def letter_tables(batch: Sequence[Kept[PlacedLetter]]) -> Mapping[str, Columns]:
+    """`dead_letter_events`."""
+    placed = [kept.event for kept in batch]
+    letters = [event.letter for event in placed]
+    counts = np.array([letter_rows(event) for event in placed])
+    is_action = [letter.action is not None for letter in letters]
+
+    def text(values: list[str]) -> Dictionary:
+        numbering = _Numbering()
+        return numbering.column(np.repeat(numbering.numbers(values), counts))
+
+    def whole(values: list[int]) -> IntArray:
+        return np.repeat(np.array(values, np.int64), counts)
+
+    def each(first: str, more: str, of_action: Any) -> list[Any]:
+        found: list[Any] = []
+        for letter, action, count in zip(letters, is_action, counts.tolist(), strict=True):
+            found.extend([of_action] * count if action else (getattr(letter, first), *getattr(letter, more)))
+        return found
+
+    payloads = each("payload", "more_payloads", None)
+    record_times = each("record_time", "more_record_times", None)
+    return {
+        "dead_letter_events": {
+            "topic": text([letter.topic for letter in letters]),
+            "topic_id": text([letter.topic_id or "" for letter in letters]),
+            "kafka_partition": whole([letter.partition for letter in letters]),
+            "kafka_offset": np.concatenate([[letter.offset, *letter.more_offsets] for letter in letters]),
+            "action": text([letter.action or "" for letter in letters]),
+            "actor": text([letter.actor or "" for letter in letters]),
+            "ts": whole([letter.time for letter in letters]),
+            "reason": text([letter.reason for letter in letters]),
+            "error": each("error", "more_errors", ""),
+            "consumer_group": text([letter.consumer_group for letter in letters]),
+            "record_ts": [None if time is None else int(time) for time in record_times],
+            "key": each("key", "more_keys", None),
+            "payload_bytes": [None if payload is None else len(payload) for payload in payloads],
+            "payload_start": [b"" if payload is None else payload[:LETTER_START_BYTES] for payload in payloads],
+            "letter_partition": whole([event.partition for event in placed]),
+            "letter_offset": whole([event.offset for event in placed]),
+            "letter_index": np.concatenate([np.arange(count) for count in counts.tolist()]),
+        }
+    }
 
 
 def _run_values(events: Sequence[RunEvent]) -> Columns:
