@@ -106,10 +106,10 @@ def read_start(journal: Path) -> Item | Mapping[str, Any] | None:
     checkpoint = Checkpoint.load(journal)
     if checkpoint is not None:
         return checkpoint.start
-    if reader.damage is not None:
-        raise ValueError(f"the journal cannot be read: {reader.damage.reason}")
     if not segment_path(journal, 1).exists() and any(journal.glob("*.journal")):
         raise ValueError("its first segment is gone, and no checkpoint tells what was in it")
+    if reader.damage is not None:
+        raise ValueError(f"the journal cannot be read: {reader.damage.reason}")
     return None
 
 
