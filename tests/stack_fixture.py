@@ -43,8 +43,12 @@ class Broker:
     def address(self) -> str:
         return self.ports.address
 
+    def command(self) -> list[str]:
+        """Lays out its directory and gives the command that runs it."""
+        return kafka.prepare(self.directory, self.ports, self.java, self.installation)
+
     def start(self, timeout: float = 60) -> None:
-        command = kafka.prepare(self.directory, self.ports, self.java, self.installation)
+        command = self.command()
         with (self.directory / "broker.log").open("ab") as log:
             self.process = subprocess.Popen(
                 tethered(command, os.getpid()),
