@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pulsetrain._run.faults import Faults, tell
+from pulsetrain.journal.room import Room
 from pulsetrain_schemas import addresses
 
 WATCH_SECONDS = 1.0
+# How often it is asked whether the journals come near to what they may take.
+ROOM_SECONDS = 3.0
 POLL_SECONDS = 0.03
 # How long a broker may be away at the end before the run is left to the forwarder.
 AWAY_SECONDS = 2.0
@@ -27,9 +30,12 @@ class Link:
         self._env = env
         self._faults = faults
         self._stop = threading.Event()
+        self._room: Room | None = None
+        self._asked_at = 0.0
 
     def announce(self, writer: str, journal: Path) -> None:
         """Leaves word of a journal of this process, and starts a forwarder where none runs."""
+        self._room = Room(journal.parent.parent)
         try:
             from pulsetrain.forwarder.spawn import register
 
@@ -103,6 +109,16 @@ class Link:
                 self._keep_running()
             except Exception as error:  # noqa: BLE001 - as in announce()
                 self._faults.note("forwarder", f"the forwarder could not be started: {error!r}; nothing is lost")
+            self._tell_of_room(time.monotonic())
+
+    def _tell_of_room(self, now: float) -> None:
+        """Says it once when the disk, or the ceiling of what journals may take, is near."""
+        if self._room is None or now - self._asked_at < ROOM_SECONDS:
+            return
+        self._asked_at = now
+        usage = self._room.measured()
+        if usage is not None and usage.notice:
+            self._faults.note("room", usage.notice)
 
     def _keep_running(self) -> None:
         from pulsetrain.forwarder.spawn import ensure_running

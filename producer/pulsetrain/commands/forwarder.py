@@ -41,6 +41,7 @@ def status(as_json: bool) -> None:
     """Say whether the forwarder of this home and this Kafka runs, and what it says of the broker."""
     from pulsetrain.forwarder import spawn
     from pulsetrain.forwarder.places import Place, destination, read_json
+    from pulsetrain.journal.room import size_text
 
     place = Place.of(addresses.home(), destination())
     running = spawn.is_running(place)
@@ -55,4 +56,7 @@ def status(as_json: bool) -> None:
     age = time.time() - float(said.get("updated", 0))
     click.echo(f"forwarder {said.get('pid')}: Kafka is {said.get('broker')}: {said.get('detail')}")
     click.echo(f"{said.get('journals')} journals to send, {said.get('live')} runs live, said {age:.0f} s ago")
+    if said.get("journal_limit"):
+        taken, limit = size_text(said["journal_bytes"]), size_text(said["journal_limit"])
+        click.echo(said.get("notice") or f"the journals take {taken} of the {limit} that they may")
     click.echo(f"log: {place.log}")

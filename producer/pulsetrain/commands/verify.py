@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -64,7 +64,8 @@ class Line:
 def verify(runs: tuple[str, ...], directory: Path | None, as_json: bool, skip: tuple[str, ...], wait: float) -> None:
     """Count what the journals of this machine hold, and what of it is in Kafka and in ClickHouse.
 
-    RUN is a run id, project/id, or a run folder; without any, all runs count. Ends with 1 where anything is missing.
+    RUN is a run id, project/id, or a run folder; without any, all runs count, those among them that were removed once
+    Kafka had them. Ends with 1 where anything is missing.
     """
     folder = directory or Path(addresses.environment("DIR") or "pulsetrain")
     journals = _journals(runs, folder)
@@ -85,25 +86,40 @@ def verify(runs: tuple[str, ...], directory: Path | None, as_json: bool, skip: t
 
 
 def _journals(runs: Sequence[str], folder: Path) -> list["JournalAccount"]:
-    from pulsetrain.forwarder.account import journal_account
+    from pulsetrain.forwarder.account import journal_account, removed_accounts
     from pulsetrain.forwarder.sending import find_journals
 
-    paths = [Path(run) for run in runs if Path(run).is_dir()]
-    names = {run for run in runs if not Path(run).is_dir()}
-    accounts = []
-    for journal in find_journals(paths if paths and not names else [*paths, folder]):
+    paths = [Path(run).resolve() for run in runs if Path(run).is_dir()]
+    names = {run.rstrip("/") for run in runs if not Path(run).is_dir()}
+    accounts: dict[str, JournalAccount] = {}
+    searched = paths if paths and not names else [*paths, folder]
+    for journal in find_journals(searched):
         try:
             account = journal_account(journal)
         except ValueError as error:
             click.echo(f"{journal} is left out: {error}", err=True)
             continue
-        if account is None:
-            continue
-        identity = account.identity
-        below = any(path.resolve() in journal.parents or path.resolve() == journal for path in paths)
-        if not runs or below or {identity.run_id, f"{identity.project}/{identity.run_id}"} & names:
-            accounts.append(account)
-    return accounts
+        if account is not None and _is_meant(account, runs, paths, names):
+            accounts[str(journal)] = account
+    there = {account.identity.writer for account in accounts.values()}
+    for directory in dict.fromkeys([*searched, *(path.parent for path in paths)]):
+        for account in removed_accounts(directory.resolve()):
+            # One that is there as well was being removed just now, or is a copy.
+            if account.identity.writer not in there and _is_meant(account, runs, paths, names):
+                accounts[str(account.journal)] = account
+    return list(accounts.values())
+
+
+def _is_meant(account: "JournalAccount", runs: Sequence[str], paths: Sequence[Path], names: Collection[str]) -> bool:
+    """Whether it is of one of these runs, or below one of these paths; all are meant where none is named."""
+    identity, journal = account.identity, account.journal
+    known = {identity.run_id, f"{identity.project}/{identity.run_id}", journal.parent.name}
+    return (
+        not runs
+        or any(path in journal.parents or path == journal for path in paths)
+        or not known.isdisjoint(names)
+        or any(Path(name).name == journal.parent.name for name in names)
+    )
 
 
 def _kafka(journals: Sequence["JournalAccount"]) -> "KafkaReading":
@@ -194,6 +210,7 @@ def _row(line: Line) -> dict[str, Any]:
         "missing_in_kafka": line.missing(line.kafka),
         "missing_in_clickhouse": line.missing(line.stored),
         "acknowledged": line.account.complete,
+        "removed": line.account.removed,
         "damage": None if damage is None else damage.reason,
         "path": str(line.account.journal),
     }
@@ -216,7 +233,7 @@ def _cells(line: Line) -> tuple[str, ...]:
     return (
         f"{identity.project}/{identity.run_id}",
         identity.writer[:8],
-        "machine" if identity.role == "system" else "history",
+        ("machine" if identity.role == "system" else "history") + ("" if line.account.removed is None else ", removed"),
         *(_points(counts) for counts in (line.logged, line.kafka, line.stored)),
         f"{missing:,}",
     )
@@ -234,7 +251,9 @@ def _verdict(lines: Sequence[Line], reading: "KafkaReading | None") -> str:
     if reading is not None and reading.undecodable:
         said.append(f"{reading.undecodable:,} messages of these runs in Kafka could not be decoded")
     if not said:
-        return f"nothing is missing: {points:,} points of {len(lines)} journals are where they should be"
+        removed = sum(line.account.removed is not None for line in lines)
+        gone = f"; {removed} of them Kafka had confirmed and they were removed since" if removed else ""
+        return f"nothing is missing: {points:,} points of {len(lines)} journals are where they should be{gone}"
     return "\n".join(said)
 
 

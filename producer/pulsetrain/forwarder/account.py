@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulsetrain.forwarder.acknowledgement import Acknowledged, Counters
+from pulsetrain.forwarder.removal import removed
 from pulsetrain.forwarder.tail import Identity, Tail, read_identity
 from pulsetrain.journal.reader import Damage
 from pulsetrain_schemas import events
@@ -27,6 +28,16 @@ class JournalAccount:
     complete: bool
     """Whether Kafka has confirmed all of it, by its ack.json."""
     damage: Damage | None
+    removed: float | None = None
+    """When it was removed, in seconds since the epoch; None where it is still there."""
+
+
+def removed_accounts(directory: Path) -> list[JournalAccount]:
+    """The journals of this directory of runs that were removed once Kafka had them, by what was written down then."""
+    return [
+        JournalAccount(directory / entry.folder / writer, entry.identity, entry.counters, True, None, entry.time)
+        for writer, entry in removed(directory).items()
+    ]
 
 
 def journal_account(journal: Path) -> JournalAccount | None:

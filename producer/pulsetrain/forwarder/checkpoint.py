@@ -81,9 +81,9 @@ class Checkpoint:
             raise ValueError(f"it is not understood: {error!r}") from None
 
     @classmethod
-    def load(cls, journal: Path) -> "Checkpoint | None":
-        """The newest that is whole; None where there is none."""
-        for name in (CHECKPOINT_FILE, BASE_FILE):
+    def load(cls, journal: Path, *names: str) -> "Checkpoint | None":
+        """The newest that is whole, or the one in a file of this name; None where there is none."""
+        for name in names or (CHECKPOINT_FILE, BASE_FILE):
             try:
                 return cls.decode((journal / name).read_bytes())
             except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -1,5 +1,7 @@
 """What a forwarder is made of in earnest: Kafka, the hardware, the schema registry."""
 
+import logging
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -11,10 +13,23 @@ from pulsetrain._run.summary import SummaryFold
 from pulsetrain.forwarder.kafka_delivery import KafkaDelivery
 from pulsetrain.forwarder.liveness import created
 from pulsetrain.forwarder.places import Place, Registration
+from pulsetrain.forwarder.retention import Policy, Retention
 from pulsetrain.forwarder.service import Forwarder
 from pulsetrain.forwarder.telemetry import Telemetry
+from pulsetrain.journal import room
 from pulsetrain_schemas import addresses
 from pulsetrain_schemas.published import framing
+
+logger = logging.getLogger(__name__)
+
+
+def policy(env: Mapping[str, str]) -> Policy:
+    """How long journals are kept and what they may take, by the environment. What is not understood removes nothing."""
+    try:
+        return Policy(room.retention(env), room.max_bytes(env))
+    except ValueError as error:
+        logger.error("%s; until the forwarder is started again, nothing is removed for its age", error)
+        return Policy(retention=math.inf)
 
 
 def compose(place: Place, env: Mapping[str, str], idle_exit: float) -> Forwarder:
@@ -36,6 +51,7 @@ def compose(place: Place, env: Mapping[str, str], idle_exit: float) -> Forwarder
         own=own,
         make_fold=SummaryFold,
         framing=framing(env),
+        retention=Retention(place.directories, policy(env)),
         idle_exit=idle_exit,
     )
     return forwarder

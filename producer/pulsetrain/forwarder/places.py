@@ -89,6 +89,11 @@ class Place:
         return self.path / "status.json"
 
     @property
+    def directories(self) -> Path:
+        """The directories of runs that forwarders look after, see `retention`."""
+        return self.path / "directories.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "forwarder.log"
 

@@ -19,6 +19,7 @@ from pulsetrain.forwarder.liveness import ProcessWatch
 from pulsetrain.forwarder.ownership import Ownership
 from pulsetrain.forwarder.places import Place, Registration
 from pulsetrain.forwarder.pump import Pace, Pump, Ticket, note_death
+from pulsetrain.forwarder.retention import Retention
 from pulsetrain.forwarder.status import Status, StatusFile
 from pulsetrain.forwarder.tail import Fold, Identity, read_identity
 from pulsetrain.forwarder.telemetry import Telemetry
@@ -66,6 +67,7 @@ class Forwarder:
         own: tuple[int, float],
         make_fold: Callable[[], Fold],
         framing: Framing = SINGLE_OBJECT,
+        retention: Retention | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         idle_exit: float,
@@ -85,6 +87,7 @@ class Forwarder:
         self._refused: set[str] = set()
         self._undeliverable = 0
         self._fsync = Fsync()
+        self._retention = retention
         self._status = StatusFile(place.status, clock)
         self._scanned_at = float("-inf")
         self._scanned_change = -1
@@ -117,6 +120,8 @@ class Forwarder:
         """
         self._pulse = pulse
         self._fsync.start()
+        if self._retention is not None:
+            self._retention.start()
         while not self._stopping:
             plenty = self.tick()
             now = self._monotonic()
@@ -212,12 +217,21 @@ class Forwarder:
                 return
             fold = self._make_fold() if identity.role == "run" else None
             pump = Pump(journal, identity, self._delivery, fold=fold, framing=self._framing)
+        self._look_after(journal.parent.parent)
         writer = self._writers[name] = _Writer(name, journal, identity, watch, pump, ownership, lived)
         if lived and identity.role == "run" and not (pump is not None and pump.done):
             self._fsync.add(journal)
             self._attach(writer)
         elif lived:
             self._fsync.add(journal)
+
+    def _look_after(self, directory: Path) -> None:
+        if self._retention is None:
+            return
+        try:
+            self._retention.watch(directory)
+        except OSError as error:
+            logger.warning("the next forwarder will not look after the journals in %s: %s", directory, error)
 
     def _attach(self, writer: _Writer) -> None:
         if self._telemetry is None or not writer.identity.telemetry:
@@ -317,6 +331,7 @@ class Forwarder:
     def _report(self) -> None:
         state = BrokerState("away", self._framing_error) if self._framing_error else self._delivery.state
         pumps = [writer.pump for writer in self._writers.values() if writer.pump is not None]
+        usage = None if self._retention is None else self._retention.fullest
         status = Status(
             pid=self._own[0],
             broker=state.broker,
@@ -325,6 +340,9 @@ class Forwarder:
             live=sum(not w.ended and w.identity.role == "run" for w in self._writers.values()),
             in_flight_bytes=self._delivery.in_flight_bytes,
             undeliverable=self._undeliverable + sum(pump.undeliverable for pump in pumps),
+            journal_bytes=0 if usage is None else usage.taken,
+            journal_limit=0 if usage is None else usage.limit,
+            notice="" if usage is None else usage.notice,
         )
         with contextlib.suppress(OSError):  # no room, or no home any more: the log says so where it matters
             self._status.write(status)
@@ -346,3 +364,5 @@ class Forwarder:
                 self._saved(writer.pump)
             self._forget(writer)
         self._fsync.stop()
+        if self._retention is not None:
+            self._retention.stop()

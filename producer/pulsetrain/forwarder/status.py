@@ -11,7 +11,11 @@ from pulsetrain.forwarder.places import write_atomically
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`journals` are those not yet wholly in Kafka; `undeliverable` messages fitted none and were left out."""
+    """`journals` are those not yet wholly in Kafka; `undeliverable` messages fitted none and were left out.
+
+    `journal_bytes`, `journal_limit` and `notice` are of the directory of runs that is nearest to its ceiling: what its
+    journals take, what they may take, and what a person has to know of that.
+    """
 
     pid: int
     broker: str
@@ -20,6 +24,9 @@ class Status:
     live: int
     in_flight_bytes: int
     undeliverable: int
+    journal_bytes: int = 0
+    journal_limit: int = 0
+    notice: str = ""
 
 
 class StatusFile:
@@ -45,4 +52,5 @@ class StatusFile:
 
 
 def _words(status: Status) -> tuple[object, ...]:
-    return (status.broker, status.detail, status.journals, status.live, status.undeliverable)
+    # The notice has figures in it that change all the time.
+    return (status.broker, status.detail, status.journals, status.live, status.undeliverable, bool(status.notice))

@@ -18,6 +18,7 @@ from pulsetrain.forwarder.tail import Identity
 from pulsetrain.hardware.host import HostSource, ProcessTreeSource
 from pulsetrain.hardware.nvidia import LateNvidiaSource, open_nvml, visible
 from pulsetrain.hardware.sampler import Sample, Sampler
+from pulsetrain.journal.room import Room
 from pulsetrain.journal.writer import JournalFull, JournalWriter
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Telemetry:
                 run.devices.add(devices)
                 return
             writer = uuid.uuid4().hex
-            journal = JournalWriter(run_directory / writer, writer=writer)
+            journal = JournalWriter(run_directory / writer, writer=writer, refusal=Room(run_directory.parent).refusal)
             journal.event("start", _start(identity, writer, host, own))
             run = self._runs[key] = _Run(journal, f"processes of {identity.run_id} in {identity.project}")
             run.pids[identity.writer] = pid

@@ -51,7 +51,7 @@ OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class JournalFull(OSError):
-    """There is no room on the disk for another segment. What was to be written is not in the journal."""
+    """There is no room for another segment; `strerror` says why. What was to be written is not in the journal."""
 
 
 class JournalClosed(ValueError):
@@ -82,17 +82,24 @@ class JournalWriter:
         *,
         writer: str | None = None,
         segment_bytes: int = SEGMENT_BYTES,
+        refusal: Callable[[int], str] | None = None,
         clock: Callable[[], float] = clocks.time,
         monotonic: Callable[[], float] = clocks.monotonic,
     ) -> None:
-        """Creates the folder and its first segment. JournalFull if there is no room, OSError if it is refused."""
+        """Creates the folder and its first segment. JournalFull if there is no room, OSError if it is refused.
+
+        `refusal(size)` says why the journal must not take so many bytes more, or nothing. It is asked before each
+        segment but the first: what is known of a run at least is that it was.
+        """
         self.directory = Path(directory)
         self.writer = writer or os.urandom(16).hex()
         self.sequence = 0
         self._segment_bytes = segment_bytes
+        self._refusal = refusal
         self._clock = clock
         self._monotonic = monotonic
         self._retry_at = 0.0
+        self._full_because = ""
         self._number = 0
         self._closed = False
         self._map: mmap.mmap
@@ -226,9 +233,11 @@ class JournalWriter:
         if self._closed:
             raise JournalClosed("the journal is closed")
         if self._retry_at and self._monotonic() < self._retry_at:
-            raise JournalFull(errno.ENOSPC, "no room on the disk for the journal", str(self.directory))
+            raise JournalFull(errno.ENOSPC, self._full_because, str(self.directory))
         size = max(self._segment_bytes, HEADER_BYTES + need + CLOSE_EXTENT + LAST_WORDS_BYTES)
         size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        if number and self._refusal is not None and (reason := self._refusal(size)):
+            raise self._full(errno.EDQUOT, reason)
         path = str(segment_path(self.directory, number + 1))
         draft = f"{path}.{os.urandom(4).hex()}"
         descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o644)
@@ -249,8 +258,7 @@ class JournalWriter:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft)  # noqa: PTH108
             if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
-                self._retry_at = self._monotonic() + RETRY_SECONDS
-                raise JournalFull(error.errno, "no room on the disk for the journal", str(self.directory)) from None
+                raise self._full(error.errno, f"the disk is full ({error.strerror})") from None
             raise
         # No call before the CLOSE record is stored, see row().
         if self._number != number or self.sequence != sequence:
@@ -276,6 +284,11 @@ class JournalWriter:
             stale[0][end >> 3] = close_head
         stale[0].release()
         stale[1].close()
+
+    def _full(self, number: int, reason: str) -> JournalFull:
+        self._retry_at = self._monotonic() + RETRY_SECONDS
+        self._full_because = reason
+        return JournalFull(number, reason, str(self.directory))
 
 
 def allocate(descriptor: int, size: int) -> None:
