@@ -13,7 +13,8 @@ from pulsetrain_local.processes import ProcessIdentity
 from pulsetrain_local.tether import tethered
 
 LOG_BYTES = 10 * 1024 * 1024
-_FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 0.5, 30.0, 60.0
+# One that was ready for longer than `_STEADY` is started again at once: it was killed, and is waited for.
+_FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 0.5, 30.0, 3.0
 
 
 class State(enum.StrEnum):
@@ -52,12 +53,16 @@ class Program:
 
 @dataclass(slots=True)
 class Service:
-    """A program and its process. Nothing here waits: `step` looks once and does what is due."""
+    """A program and its process. Nothing here waits: `step` looks once and does what is due.
+
+    `failures` counts the ends since it was steady last, `restarts` all of them.
+    """
 
     program: Program
     clock: Callable[[], float] = time.monotonic
     state: State = State.WAITING
     failures: int = 0
+    restarts: int = 0
     exit_code: int | None = None
     ready_after: float | None = None
     identity: ProcessIdentity | None = None
@@ -162,7 +167,10 @@ class Service:
             self.state = State.DONE
             self.ready_after = self.clock() - self._started
             return
-        steady = self.state is State.RUNNING and self.clock() - self._started > _STEADY
-        self.failures = 1 if steady else self.failures + 1
+        now = self.clock()
+        steady = self.state is State.RUNNING and now - self._started - (self.ready_after or 0.0) > _STEADY
+        self.failures = 0 if steady else self.failures + 1
+        self.restarts += 1
         self.state = State.RESTARTING
-        self._start_again = self.clock() + min(_FIRST_PAUSE * 2 ** (self.failures - 1), _LONGEST_PAUSE)
+        pause = min(_FIRST_PAUSE * 2 ** (self.failures - 1), _LONGEST_PAUSE) if self.failures else 0.0
+        self._start_again = now + pause

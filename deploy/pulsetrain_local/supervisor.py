@@ -1,7 +1,7 @@
 """Keeps the programs of a local stack running: starts them in order, restarts what dies, stops them in order.
 
-One thread and no callbacks: `run` looks at every program a few times a second until it is told to stop. Everything that
-outsiders need is in files of the home: supervisor.json from the first moment, stack.json when all is ready.
+One thread and no callbacks: `run` looks at every program twenty times a second until it is told to stop. Everything
+that outsiders need is in files of the home: supervisor.json from the first moment, stack.json when all is ready.
 """
 
 import os
@@ -15,7 +15,7 @@ from pulsetrain_local.processes import ProcessIdentity, end
 from pulsetrain_local.service import Program, Service, State
 from pulsetrain_schemas import addresses
 
-_TICK_STARTING, _TICK_RUNNING = 0.03, 0.2
+_TICK_STARTING, _TICK_RUNNING = 0.03, 0.05
 _ROTATION_EVERY = 5.0
 _ATTEMPTS_TO_START = 3
 
@@ -130,7 +130,7 @@ class Supervisor:
                 "created": service.identity.created if service.identity else None,
                 "state": str(service.state),
                 "address": service.program.address,
-                "restarts": service.failures,
+                "restarts": service.restarts,
             }
             for name, service in self._services.items()
             if not service.program.is_task

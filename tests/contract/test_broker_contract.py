@@ -1,6 +1,7 @@
 """What the runtime relies on of a broker, held over the real one and the one in memory."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
@@ -22,7 +23,9 @@ from pulsetrain_consumers.runtime.broker import (
     SystemClock,
 )
 from pulsetrain_consumers.runtime.kafka import KafkaGroupConsumer, KafkaPublisher
+from pulsetrain_consumers.runtime.membership import Membership
 from pulsetrain_consumers.runtime.memory import MemoryBroker
+from pulsetrain_consumers.runtime.roster import Roster
 from pulsetrain_schemas.addresses import KafkaAddress
 from tests.waiting import wait_for
 
@@ -64,8 +67,9 @@ class Memory:
 class Real:
     """Apache Kafka."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, roster: Path) -> None:
         self.address = KafkaAddress((address,))
+        self.roster = roster
         self.topic, self.group = f"contract-{uuid4().hex}", f"g-{uuid4().hex}"
         self.opened: list[Consumer | Publisher] = []
         self.producer = KafkaProducer(bootstrap_servers=address, acks="all")
@@ -81,7 +85,13 @@ class Real:
 
     def consumer(self) -> Consumer:
         consumer = KafkaGroupConsumer(
-            self.address, self.group, [self.topic], SystemClock(), session_timeout=6, poll_interval=6
+            self.address,
+            self.group,
+            [self.topic],
+            SystemClock(),
+            membership=Membership(self.address, self.group, Roster(self.roster)),
+            session_timeout=6,
+            poll_interval=6,
         )
         self.opened.append(consumer)
         return consumer
@@ -110,11 +120,11 @@ class Real:
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     if request.param == "memory":
         yield Memory()
         return
-    real = Real(request.getfixturevalue("kafka_broker"))
+    real = Real(request.getfixturevalue("kafka_broker"), tmp_path / "roster")
     yield real
     real.close()
 

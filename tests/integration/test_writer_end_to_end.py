@@ -1,5 +1,6 @@
 """The writer as a process, between the real broker and a real ClickHouse: what is sent is stored once."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -127,9 +128,10 @@ def test_what_forwarders_send_twice_is_stored_once(pipeline: Pipeline) -> None:
 
 
 def test_a_writer_that_is_killed_again_and_again_stores_every_row_once(pipeline: Pipeline) -> None:
-    """kill -9 at different moments of the stream; the next one takes over what was pending."""
+    """kill -9 at different moments of the stream; the next one takes over what was pending, before the session ends."""
     messages, rows = 120, 400
-    writer = pipeline.writer("--instance", "w", "--max-age", "0.05").wait_ready()
+    options = ("--max-age", "0.05", "--session-timeout", "120")
+    writer = pipeline.writer(*options).wait_ready()
     for index in range(messages):
         for number in range(3):
             pipeline.send(
@@ -140,7 +142,7 @@ def test_a_writer_that_is_killed_again_and_again_stores_every_row_once(pipeline:
             stored = writer.metric("rows_stored_total")
             wait_for(lambda w=writer, s=stored: w.metric("rows_stored_total") != s, 20, "progress", 0.005)
             writer.kill()
-            writer = pipeline.writer("--instance", "w", "--max-age", "0.05")
+            writer = pipeline.writer(*options)
     pipeline.sent()
     pipeline.count("metrics", expected=messages * rows * 3 * 2, timeout=60)
     assert pipeline.client.query("SELECT uniqExact(writer, sequence, metric) FROM metrics").one() == messages * rows * 6
@@ -149,7 +151,9 @@ def test_a_writer_that_is_killed_again_and_again_stores_every_row_once(pipeline:
 
 
 def test_of_two_writers_that_share_the_partitions_one_may_be_killed(pipeline: Pipeline) -> None:
-    first, second = pipeline.writer("--max-age", "0.05"), pipeline.writer("--max-age", "0.05")
+    """The other one makes it leave the group, long before its session is over."""
+    options = ("--max-age", "0.05", "--session-timeout", "120")
+    first, second = pipeline.writer(*options), pipeline.writer(*options)
     first.wait_ready()
     second.wait_ready()
     messages, rows = 60, 200
@@ -164,6 +168,34 @@ def test_of_two_writers_that_share_the_partitions_one_may_be_killed(pipeline: Pi
     pipeline.sent()
     pipeline.count("metrics", expected=messages * rows * 4 * 2, timeout=60)
     assert pipeline.client.query("SELECT uniqExact(writer, sequence, metric) FROM metrics").one() == messages * rows * 8
+
+
+def test_a_writer_that_the_group_took_for_dead_comes_back_and_harms_nothing(pipeline: Pipeline) -> None:
+    """Stopped while rows flow, until its session is over and another has its partitions; then it goes on."""
+    zombie, other = pipeline.writer("--max-age", "0.05"), pipeline.writer("--max-age", "0.05")
+    zombie.wait_ready()
+    other.wait_ready()
+    wait_for(lambda: zombie.metric("rebalances_total") and other.metric("rebalances_total"), 20, "two members")
+    messages, rows = 90, 200
+
+    def send(first: int, last: int) -> None:
+        for index in range(first, last):
+            for number in range(4):
+                batch = metric_batch(f"w{number}", index * rows + 1, (index + 1) * rows, run_id=f"r{number}")
+                pipeline.send(batch, partition=number)
+        pipeline.sent()
+
+    send(0, 30)
+    zombie.process.send_signal(signal.SIGSTOP)
+    send(30, 60)
+    pipeline.count("metrics", expected=60 * rows * 4 * 2, timeout=40)  # by the other one alone
+    zombie.process.send_signal(signal.SIGCONT)
+    send(60, messages)
+    pipeline.count("metrics", expected=messages * rows * 4 * 2, timeout=40)
+    assert pipeline.client.query("SELECT uniqExact(writer, sequence, metric) FROM metrics").one() == messages * rows * 8
+    wait_for(lambda: zombie.get("/readyz")[0] == 200, 20, "a zombie that is a member again")
+    assert (zombie.stop(), other.stop()) == (0, 0)
+    assert "Traceback" not in zombie.log
 
 
 def test_while_clickhouse_is_away_the_writer_waits_says_so_and_loses_nothing(tmp_path: Path) -> None:

@@ -227,6 +227,27 @@ def test_pauses_between_starts_grow_until_half_a_minute(home: Home) -> None:
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30]
 
 
+def test_a_service_that_was_ready_for_a_while_is_started_again_without_a_pause(home: Home) -> None:
+    now = [0.0]
+    service = Service(program(home, "steady", "exec sleep 60", always), clock=lambda: now[0])
+    service.start()
+    pauses = []
+    for lasted in (10.0, 10.0, 0.1, 0.1, 10.0):
+        wait_for(lambda: service.step() is State.RUNNING, what="a program that runs")
+        assert service.pid is not None
+        os.kill(service.pid, signal.SIGKILL)
+        now[0] += lasted
+        wait_for(lambda: service.step() is State.RESTARTING, what="the end of the program")
+        began = now[0]
+        while service.step() is State.RESTARTING:
+            now[0] += 0.25
+        pauses.append(now[0] - began)
+    service.ask_to_stop()
+    service.wait_stopped(5)
+    assert pauses == [0, 0, 0.5, 1, 0]
+    assert service.restarts == 5
+
+
 def test_a_log_that_grows_large_is_set_aside_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pulsetrain_local.service.LOG_BYTES", 100)
     service = Service(program(home, "talker", "true", always))

@@ -22,9 +22,6 @@ def consumer() -> None:
 
 @consumer.command()
 @click.option("--group", default="pulsetrain-writer", show_default=True, help="The consumer group.")
-@click.option(
-    "--instance", help="A name, unique in the group: this writer may then restart without the others noticing."
-)
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Where the metrics are served.")
 @click.option(
     "--metrics-port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Its port; 0 for a free one."
@@ -44,12 +41,11 @@ def consumer() -> None:
     type=click.FloatRange(6, 300),
     default=10,
     show_default=True,
-    help="Seconds after which the group misses a writer that died.",
+    help="Seconds after which the group misses a writer whose machine died.",
 )
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 def writer(
     group: str,
-    instance: str | None,
     metrics_host: str,
     metrics_port: int,
     port_file: Path | None,
@@ -76,8 +72,8 @@ def writer(
     options = service.WriterOptions(
         kafka=kafka,
         clickhouse=clickhouse,
+        home=addresses.home(os.environ),
         group=group,
-        instance=instance,
         metrics_host=metrics_host,
         metrics_port=metrics_port,
         max_age=max_age,

@@ -41,6 +41,7 @@ from pulsetrain_consumers.runtime.broker import (
     Record,
     Revoked,
 )
+from pulsetrain_consumers.runtime.membership import Membership
 from pulsetrain_schemas.addresses import KafkaAddress
 
 log = logging.getLogger(__name__)
@@ -50,17 +51,25 @@ for _name in ("kafka.net", "kafka.cluster", "kafka.coordinator", "kafka.consumer
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 _MIB = 1 << 20
-_REFUSALS = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
+_REFUSALS = (
+    CommitFailedError,
+    FencedInstanceIdError,
+    IllegalGenerationError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 _RECONNECT_SECONDS = 1.0
 _ANSWER_MS = 5_000
 _JOIN_MS = 3_000
+# A heartbeat is how a member learns of a rebalance: until all have, nobody has a partition.
+_HEARTBEAT_MS = 300
 
 
 class KafkaGroupConsumer:
-    """A member of a consumer group. `instance` makes it a static member: it may restart without a rebalance.
+    """A member of a consumer group.
 
-    A member that is killed is missed after `session_timeout` seconds, one that lives and does not poll after
-    `poll_interval`.
+    A member that is killed is missed at once by the others that have a `membership` on its machine, by all after
+    `session_timeout` seconds; one that lives and does not poll is missed after `poll_interval`.
     """
 
     def __init__(
@@ -70,13 +79,14 @@ class KafkaGroupConsumer:
         topics: Sequence[str],
         clock: Clock,
         *,
-        instance: str | None = None,
+        membership: Membership | None = None,
         session_timeout: float = 10.0,
         poll_interval: float = 60.0,
     ) -> None:
         self._address = address
         self._topics = list(topics)
         self._clock = clock
+        self._membership = membership
         self._rebalances: deque[Assigned | Revoked] = deque()
         self._silent: set[TopicPartition] = set()
         self._client: Any = None
@@ -85,19 +95,18 @@ class KafkaGroupConsumer:
         self._config = {
             "client_id": f"pulsetrain-{group}",
             "group_id": group,
-            "group_instance_id": instance,
             "enable_auto_commit": False,
             "auto_offset_reset": "earliest",
             "allow_auto_create_topics": False,
             "partition_assignment_strategy": [RoundRobinPartitionAssignor],
             "session_timeout_ms": int(session_timeout * 1000),
-            "heartbeat_interval_ms": int(session_timeout * 1000 / 5),
+            "heartbeat_interval_ms": _HEARTBEAT_MS,
             "max_poll_interval_ms": int(poll_interval * 1000),
             "fetch_max_wait_ms": 100,
             "fetch_max_bytes": 16 * _MIB,
             "max_partition_fetch_bytes": 4 * _MIB,
             "metadata_max_age_ms": 15_000,
-            "reconnect_backoff_max_ms": 2_000,
+            "reconnect_backoff_max_ms": 500,
             "request_timeout_ms": 20_000,
             "bootstrap_timeout_ms": 3_000,
             "metrics_enabled": False,
@@ -110,8 +119,6 @@ class KafkaGroupConsumer:
         try:
             _join(client._coordinator)  # noqa: SLF001  see there
             found = client.poll(timeout_ms=int(timeout * 1000))
-        except FencedInstanceIdError:
-            raise
         except KafkaError as error:
             self._note(f"{type(error).__name__}: {error}")
             return Polled(self._drain())
@@ -147,8 +154,6 @@ class KafkaGroupConsumer:
             self._client.commit(offsets, timeout_ms=_ANSWER_MS)
         except _REFUSALS as error:
             raise CommitRefused(f"{type(error).__name__}: {error}") from error
-        except FencedInstanceIdError:
-            raise
         except KafkaError as error:
             raise BrokerUnavailable(f"{self._address} did not take a commit: {type(error).__name__}") from error
         if self._rebalances:
@@ -193,6 +198,8 @@ class KafkaGroupConsumer:
         if self._client is not None:
             self._client.close(autocommit=False, timeout_ms=2_000)
             self._client = None
+        if self._membership is not None:
+            self._membership.leave()
 
     def _connected(self, timeout: float) -> Any:
         if self._client is None:
@@ -200,14 +207,17 @@ class KafkaGroupConsumer:
             if now < self._retry_at:
                 threading.Event().wait(timeout)
                 return None
+            name = None if self._membership is None else self._membership.enter()
             try:
-                client = KafkaConsumer(**self._config, **self._address.client_config())
+                client = KafkaConsumer(group_instance_id=name, **self._config, **self._address.client_config())
             except KafkaError as error:
                 self._note(f"{self._address} does not answer: {type(error).__name__}")
                 self._retry_at = self._clock.monotonic() + _RECONNECT_SECONDS
                 return None
             client.subscribe(self._topics, listener=_Listener(self._rebalances))
             self._client = client
+            if self._membership is not None:
+                self._membership.watch()
         return self._client
 
     def _held(self, partitions: Iterable[Partition]) -> list[TopicPartition]:

@@ -161,8 +161,7 @@ class Loop(Generic[M]):
                 return
             self._health.problem("group", None)
             if found is None:
-                self._locate_at = now + self._broker_backoff.delay()
-                continue
+                continue  # the client has not heard of the topic yet
             if found.replay is not None:
                 self._telemetry.replays.inc()
                 log.info("%s: offsets %d to %d are stored again", partition, found.replay.first, found.replay.last)

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pulsetrain_consumers.clickhouse import connect
 from pulsetrain_consumers.runtime.batching import Limits
@@ -14,6 +15,8 @@ from pulsetrain_consumers.runtime.health import Health
 from pulsetrain_consumers.runtime.http import LOOPBACK, ServiceServer
 from pulsetrain_consumers.runtime.kafka import KafkaGroupConsumer, KafkaPublisher
 from pulsetrain_consumers.runtime.loop import Loop
+from pulsetrain_consumers.runtime.membership import Membership
+from pulsetrain_consumers.runtime.roster import Roster, directory
 from pulsetrain_consumers.runtime.telemetry import Telemetry
 from pulsetrain_consumers.writer.sink import WRITER_TOPICS, WriterEvent, WriterSink
 from pulsetrain_consumers.writer.store import ClickHouseStore
@@ -32,12 +35,12 @@ _LAG_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class WriterOptions:
-    """How a writer runs. `instance` names it as a static member of its group, see KafkaGroupConsumer."""
+    """How a writer runs. Under `home` the members of its group on this machine are written down."""
 
     kafka: KafkaAddress
     clickhouse: ClickHouseAddress
+    home: Path
     group: str = GROUP
-    instance: str | None = None
     metrics_host: str = LOOPBACK
     metrics_port: int = 0
     max_age: float | None = None
@@ -72,6 +75,7 @@ def _consume(
 ) -> None:
     limits = Limits() if options.max_age is None else replace(Limits(), max_age=options.max_age)
     publisher = KafkaPublisher(options.kafka)
+    roster = Roster(directory(options.home, options.group, str(options.kafka)))
     with (
         connect(options.clickhouse, client_name="pulsetrain-writer") as client,
         ThreadPoolExecutor(1, thread_name_prefix="store") as executor,
@@ -81,7 +85,7 @@ def _consume(
             options.group,
             WRITER_TOPICS,
             clock,
-            instance=options.instance,
+            membership=Membership(options.kafka, options.group, roster),
             session_timeout=options.session_timeout,
         )
         loop: Loop[WriterEvent] = Loop(
