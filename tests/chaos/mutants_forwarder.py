@@ -1,0 +1,218 @@
+"""Bugs put into the forwarder's delivery on purpose: a test of the tests, which have to notice each of them.
+
+    python -m tests.chaos.mutants_forwarder [NAME ...]
+
+runs the model of tests/unit/test_forwarder_exactly_once.py over each mutant and says which were caught. Each mutant is
+a context manager that patches a class while it is open.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from pulsetrain.forwarder import pump, service
+from pulsetrain.forwarder.acknowledgement import Acknowledged, Ledger
+from pulsetrain.forwarder.pump import Pump
+
+Mutant = Callable[[], Any]
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(function: Callable[[], Iterator[None]]) -> Mutant:
+    """Puts it into MUTANTS under its name."""
+    made = contextmanager(function)
+    MUTANTS[function.__name__] = made
+    return made
+
+
+@mutant
+def acknowledges_before_sending_is_confirmed() -> Iterator[None]:
+    """A step counts as confirmed as soon as it was handed to the delivery."""
+    sent = Ledger.sent
+
+    def at_once(self: Ledger, tickets: Any, after: Acknowledged) -> None:
+        sent(self, (), after)
+
+    with mock.patch.object(Ledger, "sent", at_once):
+        yield
+
+
+@mutant
+def counts_a_step_when_any_of_its_messages_is_confirmed() -> Iterator[None]:
+    """The first confirmation of a step stands for all its messages, whatever their topics."""
+    sent = Ledger.sent
+
+    def first_alone(self: Ledger, tickets: Any, after: Acknowledged) -> None:
+        sent(self, sorted(tickets)[:1], after)
+
+    with mock.patch.object(Ledger, "sent", first_alone):
+        yield
+
+
+@mutant
+def counts_steps_out_of_order() -> Iterator[None]:
+    """What is confirmed is acknowledged though a step before it is not."""
+    settle = Ledger._settle
+
+    def without_order(self: Ledger) -> None:
+        settle(self)
+        done = [step for step in self._steps if not step.unconfirmed]
+        if done:
+            self.acknowledged = done[-1].after
+
+    with mock.patch.object(Ledger, "_settle", without_order):
+        yield
+
+
+@mutant
+def forgets_what_was_in_flight_without_rewinding() -> Iterator[None]:
+    """After an interruption reading goes on where it was."""
+
+    def without_seeking(self: Pump) -> None:
+        self._ledger.forget()
+
+    with mock.patch.object(Pump, "rewind", without_seeking):
+        yield
+
+
+@mutant
+def rewinds_and_takes_what_was_in_flight_for_sent() -> Iterator[None]:
+    """After an interruption it reads again from what was confirmed, and skips what it had packed before."""
+    rewind = Pump.rewind
+
+    def with_old_coverage(self: Pump) -> None:
+        sent = self._sent
+        rewind(self)
+        self._sent = sent
+
+    with mock.patch.object(Pump, "rewind", with_old_coverage):
+        yield
+
+
+@mutant
+def hears_of_an_interruption_before_the_confirmations() -> Iterator[None]:
+    """An interruption is passed over when confirmations come with it."""
+    hear = service.Forwarder._hear
+
+    def deaf(self: service.Forwarder) -> None:
+        poll = self._delivery.poll
+
+        def quiet() -> Any:
+            outcome = poll()
+            return replace(outcome, interrupted=False) if outcome.confirmed else outcome
+
+        with mock.patch.object(self._delivery, "poll", quiet):
+            hear(self)
+
+    with mock.patch.object(service.Forwarder, "_hear", deaf):
+        yield
+
+
+@mutant
+def writes_down_a_position_ahead_of_what_is_covered() -> Iterator[None]:
+    """ack.json has where reading is, beside what was confirmed."""
+    save = Pump.save
+
+    def ahead(self: Pump) -> None:
+        acknowledged = self._ledger.acknowledged
+        if acknowledged is not self._saved:
+            self._ledger.acknowledged = replace(acknowledged, position=self._tail.position)
+        save(self)
+        self._ledger.acknowledged = self._saved = acknowledged
+
+    with mock.patch.object(Pump, "save", ahead):
+        yield
+
+
+@mutant
+def takes_a_journal_for_complete_when_its_end_was_read() -> Iterator[None]:
+    """The end of a run need not be confirmed."""
+
+    with mock.patch.object(Pump, "done", property(lambda self: self._ended)):
+        yield
+
+
+@mutant
+def looks_whether_the_process_lives_after_it_read() -> Iterator[None]:
+    """A process that logged and died since the last look is ended without its last records."""
+    step = Pump.step
+
+    def ending(self: Pump, now: float, *, alive: bool) -> pump.Pace:
+        if alive or self._ended:
+            return step(self, now, alive=alive)
+        self._end(self._killed())
+        return pump.Pace.PLENTY
+
+    with mock.patch.object(Pump, "step", ending):
+        yield
+
+
+@mutant
+def ends_a_killed_run_at_the_time_of_each_try() -> Iterator[None]:
+    """The time at which a run was found dead is not kept: its end is another event each time that it is sent."""
+    with (
+        mock.patch.object(pump, "note_death", lambda journal, time: time),
+        mock.patch.object(service, "note_death", lambda journal, time: time),
+    ):
+        killed = Pump._killed
+
+        def now(self: Pump) -> Any:
+            for event in killed(self):
+                yield replace(event, time=event.time + next(self._tickets))
+
+        with mock.patch.object(Pump, "_killed", now):
+            yield
+
+
+def is_caught(name: str, examples: int = 300) -> BaseException | None:
+    """What the model noticed of the mutant, None where it noticed nothing."""
+    from tests.unit.test_forwarder_exactly_once import ExactlyOnce
+
+    wanted = settings(
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    with MUTANTS[name]():
+        try:
+            run_state_machine_as_test(ExactlyOnce, settings=wanted)
+        except Exception as error:
+            return error
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """The words of the assertion that failed, or else its line."""
+    words = str(error).splitlines()
+    if words:
+        return words[0]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.name}: {frame.line}"
+
+
+def main() -> int:
+    """Returns how many mutants were not caught."""
+    logging.disable()
+    missed = 0
+    for name in sys.argv[1:] or MUTANTS:
+        error = is_caught(name)
+        missed += error is None
+        found = "NOT CAUGHT" if error is None else f"caught: {reason(error)}"
+        print(f"{name.replace('_', ' ')}: {found}", flush=True)
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
