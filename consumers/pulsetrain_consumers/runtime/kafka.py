@@ -306,6 +306,8 @@ class KafkaPublisher:
                 for future in sent:
                     future.get(timeout=1)
             except MessageSizeTooLargeError as error:
+                # kafka-python (3.0.12) answers so to whatever its idempotent producer sends after it.
+                self.close()
                 raise MessageTooLarge(f"a message is larger than {topic} takes") from error
             except KafkaError as error:
                 raise BrokerUnavailable(
