@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint pytest bench up down clean
+.PHONY: help demo test lint pytest chaos chaos-mutants bench up down clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$name; break; }; done)
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Start a local stack, train real models, show what was stored (KEEP=1 leaves the stack up)
 	@$(BIN)/python examples/demo.py $(if $(KEEP),--keep)
@@ -29,6 +29,12 @@ lint: $(INSTALLED) ## Check the code: style, types, and who imports whom
 pytest: $(INSTALLED)
 	@bash tests/install-tools.sh
 	$(BIN)/python -m pytest
+
+chaos: $(INSTALLED) ## Kill everything at every moment for 10 minutes and more, and count (SEED=n repeats one)
+	$(BIN)/python -m tests.chaos $(foreach seed,$(SEED),--seed $(seed)) $(CHAOS)
+
+chaos-mutants: $(INSTALLED) ## Put bugs in on purpose, and see that the tests notice each
+	$(BIN)/python -m tests.chaos.mutants
 
 bench: $(INSTALLED) ## Measure speed and memory, and print the figures with the machine
 	$(BIN)/python -m tests.bench

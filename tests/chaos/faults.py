@@ -227,6 +227,13 @@ def recreate_topic(scene: Scene) -> None:
         world.recreate_topic("metrics")
 
 
+@fault("poison")
+def poison_messages(scene: Scene) -> None:
+    """Somebody sends what no writer can read: noise, half messages, schemas that nobody has published."""
+    noise = [b"", b"garbage", b"\x00\x00\x00\x00\x07?", b"\xc3\x01" + scene.random.randbytes(8) + b"?"]
+    scene.world.send(scene.random.choice(["metrics", "runs", "system", "logs"]), noise * scene.random.randint(1, 200))
+
+
 # -- the writers
 
 
@@ -365,7 +372,8 @@ def clock_jumps(scene: Scene) -> None:
 def offline_until_sync(scene: Scene) -> None:
     """A machine that never sees the stack, with a clock of weeks ago; its folder is synced at the end, twice."""
     world = scene.world
-    workload = world.train(scene.project, scene.random.choice(["plain", "threads", "forks"]), rate=0, online=False)
+    kind = scene.random.choice(["plain", "threads", "forks"])
+    workload = world.train(scene.project, kind, rate=0, rows=100_000, online=False)
     world.wait_logging(workload, 3_000)
     if scene.random.random() < 0.5:
         world.kill_training(workload)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from pulsetrain_consumers.clickhouse import ClickHouseUnavailable, connect
@@ -43,7 +43,7 @@ from tests.stack_fixture import Broker
 from tests.waiting import wait_for
 
 DATABASE = "pulsetrain"
-DISK_BYTES = 2 << 30
+DISK_BYTES = 1 << 30
 RESTART_SECONDS = 0.2
 SESSION_SECONDS = "6"
 _ROWS_ONCE = re.compile(
@@ -320,6 +320,16 @@ class World:
             wait_for(created, 30, f"a new {kafka_name}", 0.2)
         finally:
             admin.close()
+
+    def send(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """Sends messages of the harness's own to a topic, past the proxy."""
+        producer = KafkaProducer(bootstrap_servers=self.broker.address, acks="all")
+        try:
+            for number, payload in enumerate(payloads):
+                producer.send(TOPICS[topic].kafka_name, payload, key=f"poison-{number}".encode())
+            producer.flush(timeout=30)
+        finally:
+            producer.close(timeout=5)
 
     def group_members(self) -> int:
         """How many members the writers' group has, as the broker sees it."""
