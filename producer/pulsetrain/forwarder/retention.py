@@ -36,7 +36,6 @@ LOOK_SECONDS, NEAR_LOOK_SECONDS = 5.0, 1.0
 NEAR_SHARE = 0.5
 # Looking takes at most this share of the time.
 BUSY_SHARE = 0.02
-BLOCK_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +117,9 @@ def _survey(folder: Path) -> _Journal | None:
         for path in folder.glob("*.journal*"):
             found = path.stat()
             if path.suffix == ".journal" and path.stem.isdecimal():
-                journal.segments.append((int(path.stem), found.st_mtime, found.st_blocks * BLOCK_BYTES))
+                journal.segments.append((int(path.stem), found.st_mtime, found.st_blocks * room.BLOCK_BYTES))
             else:
-                journal.drafts += found.st_blocks * BLOCK_BYTES
+                journal.drafts += found.st_blocks * room.BLOCK_BYTES
         if not journal.segments and not journal.drafts:
             return None
         journal.segments.sort()

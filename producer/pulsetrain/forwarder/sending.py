@@ -164,6 +164,15 @@ class Sending:
             self._pump.rewind()
         return heard
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way, and there was nothing more to read."""
+        return self._pump.is_settled
+
+    def rewind(self) -> None:
+        """What was sent since the last confirmation is void: the next step begins there."""
+        self._pump.rewind()
+
     def save(self) -> None:
         """Writes down what was confirmed. OSError where it cannot be."""
         self._pump.save()

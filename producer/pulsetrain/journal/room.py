@@ -28,6 +28,9 @@ RESERVE_SHARE = 100
 # What was measured longer ago than this says nothing: no forwarder is there to measure.
 STALE_SECONDS = 60.0
 
+BLOCK_BYTES = 512
+"""The unit of `st_blocks`."""
+
 _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DECIMAL_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
