@@ -124,12 +124,12 @@ def _array(writer: Mapping[str, Any], reader: Mapping[str, Any]) -> Convert | No
     before, after = array_dtype(writer), array_dtype(reader)
     if before is not None and after is not None:
         return None if before is after else lambda values: np.asarray(values, after)
-    if convert is None:
+    if before is after and convert is None:
         return None
 
     def convert_all(values: Any) -> Any:
         items = values.tolist() if isinstance(values, np.ndarray) else values
-        converted = [convert(item) for item in items]
+        converted = items if convert is None else [convert(item) for item in items]
         return converted if after is None else np.array(converted, after)
 
     return convert_all
