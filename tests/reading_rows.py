@@ -137,8 +137,17 @@ def store_run(
     rows: int = 0,
     seconds: float = 60.0,
     started: datetime = STARTED,
+    attempt: int = 0,
+    first_step: int = 0,
+    inherited: Sequence[tuple[str, int, int]] = (),
+    rank: int = 0,
+    definitions: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
 ) -> None:
-    """What the run's one writer told of it: a start and, with a state, a finish that counts what was logged."""
+    """What one writer told of the run: a start and, with a state, a finish that counts what was logged.
+
+    Where something is `inherited`, it is a fork of the run of the last entry, up to where that ends.
+    """
     start = int(started.timestamp() * _MICROSECONDS)
     kinds = ["start"] + (["finish"] if state else [])
     count = len(kinds)
@@ -147,14 +156,20 @@ def store_run(
         {
             "project": Dictionary.constant(project, count),
             "run_id": Dictionary.constant(run_id, count),
-            "writer": Dictionary.constant(f"w-{run_id}-0-0", count),
+            "writer": Dictionary.constant(f"w-{run_id}-{rank}-{attempt}", count),
             "sequence": np.array([1, rows + 2])[:count],
             "kind": Dictionary(np.arange(count, dtype=np.uint8), kinds),
             "ts": np.array([start, start + int(seconds * _MICROSECONDS)])[:count],
-            "attempt": np.zeros(count, dtype=int),
+            "attempt": np.full(count, attempt),
             "attempt_started": np.full(count, start),
-            "rank": np.zeros(count, dtype=int),
-            "is_primary": np.ones(count, dtype=bool),
+            "rank": np.full(count, rank),
+            "is_primary": np.full(count, not rank),
+            "first_step": [first_step, None][:count],
+            "parent_run_id": [inherited[-1][0] if inherited else None, None][:count],
+            "parent_step": [inherited[-1][2] - 1 if inherited else None, None][:count],
+            "inherited_runs": [[run for run, _, _ in inherited], []][:count],
+            "inherited_attempts": [[number for _, number, _ in inherited], []][:count],
+            "inherited_below": [[below for _, _, below in inherited], []][:count],
             "name": [name, None][:count],
             "notes": [None] * count,
             "tags": [list(tags), []][:count],
@@ -172,12 +187,14 @@ def store_run(
         ("summary", key, value) for key, value in (summary or {}).items()
     ]
     values += [("environment", "host", "node-1"), ("environment", "program", "train.py")]
+    values += [("environment", key, value) for key, value in (environment or {}).items()]
+    values += [("definition", key, value) for key, value in (definitions or {}).items()]
     numbers = [
         float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
         for _, _, value in values
     ]
     count = len(values)
-    sections = ["config", "summary", "environment"]
+    sections = ["config", "summary", "environment", "definition"]
     client.insert(
         "run_values",
         {
@@ -189,10 +206,10 @@ def store_run(
             "key": [key for _, key, _ in values],
             "value": [json.dumps(value) for _, _, value in values],
             "number": numbers,
-            "attempt": np.zeros(count, dtype=int),
-            "rank": np.zeros(count, dtype=int),
+            "attempt": np.full(count, attempt),
+            "rank": np.full(count, rank),
             "ts": np.full(count, start),
-            "writer": Dictionary.constant(f"w-{run_id}-0-0", count),
+            "writer": Dictionary.constant(f"w-{run_id}-{rank}-{attempt}", count),
             "sequence": np.ones(count, dtype=int),
             "attempt_started": np.full(count, start),
         },

@@ -9,6 +9,7 @@ from typing import Any
 from pulsetrain._run import names
 from pulsetrain._run.environment import rank as rank_of
 from pulsetrain._run.errors import UsageError
+from pulsetrain._run.values import clean_text
 from pulsetrain_schemas import addresses
 
 DEFAULT_PROJECT = "uncategorized"
@@ -73,6 +74,8 @@ class RunSettings:
     rank: int
     primary: bool
     """Whether this process speaks for the state of the run."""
+    shares: bool
+    """Whether it was said that another process does."""
     capture_console: bool
     finish_timeout: float
     quiet: bool
@@ -127,6 +130,7 @@ def resolve(
         rank=rank,
         # Where several processes were given one run, the first of them speaks for it.
         primary=bool(primary) if primary is not None else not (rank and run_id is not None),
+        shares=primary is not None and not primary,
         capture_console=_console(choose("console", "CONSOLE")),
         finish_timeout=_number("finish_timeout", choose("finish_timeout", "FINISH_TIMEOUT"), FINISH_SECONDS),
         quiet=_flag(choose("quiet", "QUIET")),
@@ -201,7 +205,7 @@ def _tags(tags: Any, env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else clean_text(str(value))
 
 
 def _number(what: str, given: Any, default: float) -> float:

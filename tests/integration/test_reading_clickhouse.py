@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from pulsetrain._run import attempts
 from pulsetrain_consumers.clickhouse import connect
 from pulsetrain_consumers.commands.report import report
 from pulsetrain_consumers.commands.runs import runs
@@ -62,6 +61,7 @@ def address(clickhouse_server: ClickHouse) -> ClickHouseAddress:
         store_metric(client, "twice", "resumed", "loss", np.arange(10.0))
         store_metric(client, "twice", "resumed", "loss", -np.arange(5, 12.0), steps=np.arange(5, 12), attempt=1)
         store_run(client, "twice", "resumed", name="same", config={"lr": 0.5})
+        store_run(client, "twice", "resumed", attempt=1, first_step=5, config={"lr": 0.5})
         store_run(client, "twice", "other", name="same", state="failed", config={"lr": 0.1})
     return address
 
@@ -106,13 +106,6 @@ def test_the_latest_attempt_counts_where_a_run_went_back(api: Api):
     run = api.run("resumed")
     assert run.history()["loss"].tolist() == [0, 1, 2, 3, 4, -5, -6, -7, -8, -9, -10, -11]
     assert len(run.history(all_attempts=True)["loss"]) == 17
-
-
-@pytest.mark.usefixtures("environment")
-def test_a_run_that_only_the_database_knows_is_resumed_after_its_last_step(api: Api, tmp_path: Path):
-    earlier = attempts.find(tmp_path, "twice", "resumed")
-    assert earlier is not None
-    assert (earlier.last_step, earlier.attempt) == (11, api.run("resumed").record.attempt)
 
 
 def test_runs_are_filtered_and_ordered(api: Api):

@@ -42,7 +42,8 @@ def runs(
     from pulsetrain_consumers.reading import terminal
     from pulsetrain_consumers.reading.database import Database, locate
     from pulsetrain_consumers.reading.errors import UnknownRun, suggestion
-    from pulsetrain_consumers.reading.runs import last_steps, list_runs, projects
+    from pulsetrain_consumers.reading.lineage import last_steps
+    from pulsetrain_consumers.reading.runs import list_runs, projects
     from pulsetrain_consumers.reading.selection import parse_condition, select
 
     where = [parse_condition(text) for text in filters]

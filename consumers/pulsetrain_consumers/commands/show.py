@@ -18,7 +18,7 @@ from pulsetrain_consumers.reading.model import Curve
 @click.option("--metric", "wanted", metavar="TEXT", help="Only metrics with this in their name.")
 def show(run: str, as_json: bool, lines: int, wanted: str | None) -> None:
     """Show RUN (an id, a name, or project/id): config, summary, curves, hardware, console and loss account."""
-    from pulsetrain_consumers.reading import curves, terminal
+    from pulsetrain_consumers.reading import curves, lineage, terminal
     from pulsetrain_consumers.reading.database import Database, locate
     from pulsetrain_consumers.reading.runs import accounts, console_tail, find_run
 
@@ -31,6 +31,7 @@ def show(run: str, as_json: bool, lines: int, wanted: str | None) -> None:
             telemetry=curves.telemetry(database, [record.key], terminal.CURVE_BUCKETS).get(record.key, []),
             console=console_tail(database, [record.key], lines).get(record.key, []) if lines else [],
             accounts=accounts(database, record.project, [record.run_id]),
+            attempts=lineage.attempts(database, [record.key]).get(record.key, []),
         )
     if as_json:
         click.echo(terminal.run_as_json(shown))

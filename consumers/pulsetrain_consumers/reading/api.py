@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from pulsetrain_consumers.reading import lineage, resuming
 from pulsetrain_consumers.reading import runs as reading
 from pulsetrain_consumers.reading.database import Database, Result, locate
 from pulsetrain_consumers.reading.history import History, history
-from pulsetrain_consumers.reading.model import ConsoleLine, RunRecord, WriterAccount
+from pulsetrain_consumers.reading.model import Attempt, ConsoleLine, RunRecord, WriterAccount
 from pulsetrain_consumers.reading.selection import conditions, select
 
 
@@ -77,8 +78,18 @@ class Run:
 
     @property
     def last_step(self) -> int | None:
-        """The greatest step that is stored; None where no number was logged."""
-        return reading.last_steps(self._database, [self.record.key]).get(self.record.key)
+        """The greatest step that the run shows, of numbers and of texts; None where there is none."""
+        return lineage.last_steps(self._database, [self.record.key]).get(self.record.key)
+
+    @property
+    def parent(self) -> tuple[str, int] | None:
+        """Of a fork, the run that it was forked from and the last step that it has from there."""
+        run_id, step = self.record.parent_run_id, self.record.parent_step
+        return None if run_id is None or step is None else (run_id, step)
+
+    def attempts(self) -> list[Attempt]:
+        """What the run shows: of which attempts of which runs which steps; its own attempts last, in order."""
+        return lineage.attempts(self._database, [self.record.key]).get(self.record.key, [])
 
     def history(
         self, keys: Sequence[str] | None = None, samples: int | None = None, *, all_attempts: bool = False
@@ -86,7 +97,8 @@ class Run:
         """The run's metrics as columns, every point of them; with `samples`, at most so many rows of means.
 
         `run.history(["loss"]).to_pandas()` is a DataFrame. Where a resumed run went back to an earlier step, the latest
-        attempt counts, unless `all_attempts`.
+        attempt counts, and a fork begins with its parent's points; with `all_attempts`, all that the run logged itself
+        counts, and nothing else.
         """
         return history(self._database, self.record.key, keys, samples, all_attempts=all_attempts)
 
@@ -130,6 +142,16 @@ class Api:
     def projects(self) -> list[str]:
         """Every project that has a run."""
         return reading.projects(self.database)
+
+    def attempts(self, project: str, run_id: str) -> Mapping[str, Any] | None:
+        """For the SDK that resumes a run: its attempts as plain values, see `resuming.attempts`."""
+        return resuming.attempts(self.database, (project, run_id))
+
+    def state_of(
+        self, project: str, run_id: str, *, rank: int = 0, below: int | None = None
+    ) -> Mapping[str, Any] | None:
+        """For the SDK that resumes a run: what it had come to, see `resuming.state_of`."""
+        return resuming.state_of(self.database, (project, run_id), rank, below)
 
     def sql(self, query: str, params: Mapping[str, Any] | None = None) -> Result:
         """All rows of a query. Parameters are written `{name:Type}`; their values cannot break out of the query."""

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulsetrain_consumers.reading.database import Database
+from pulsetrain_consumers.reading.lineage import sources
 from pulsetrain_consumers.reading.model import Curve, RunKey, Telemetry
 
 _SIZES = """
 SELECT count() AS points FROM latest_metrics
 WHERE (project, run_id) IN {keys:Array(Tuple(String, String))}
+    AND (project, source_run_id) IN {sources:Array(Tuple(String, String))}
 GROUP BY project, run_id, metric
 """
 _TELEMETRY_SIZES = """
@@ -34,6 +36,7 @@ WITH
         SELECT project, run_id, metric, step, ts, value
         FROM latest_metrics
         WHERE (project, run_id) IN {keys:Array(Tuple(String, String))}
+            AND (project, source_run_id) IN {sources:Array(Tuple(String, String))}
     ),
     widths AS
     (
@@ -124,7 +127,7 @@ class Sizes:
 
 def metric_sizes(database: Database, keys: Sequence[RunKey]) -> Sizes:
     """The sizes of the runs' curves."""
-    return _sizes(database, _SIZES, keys)
+    return _sizes(database, _SIZES, keys, sources=sources(database, keys))
 
 
 def telemetry_sizes(database: Database, keys: Sequence[RunKey]) -> Sizes:
@@ -134,7 +137,7 @@ def telemetry_sizes(database: Database, keys: Sequence[RunKey]) -> Sizes:
 
 def curves(database: Database, keys: Sequence[RunKey], buckets: int) -> dict[RunKey, list[Curve]]:
     """Every metric of the runs in at most about `buckets` buckets each, by run, in the order of the metrics' names."""
-    columns = database.arrays(_CURVES, keys=list(keys), buckets=buckets)
+    columns = database.arrays(_CURVES, keys=list(keys), sources=sources(database, keys), buckets=buckets)
     found: dict[RunKey, list[Curve]] = {}
     for (project, run_id, metric), part in _split(columns, "project", "run_id", "metric"):
         finite = (
@@ -188,8 +191,8 @@ def telemetry(database: Database, keys: Sequence[RunKey], buckets: int) -> dict[
     return found
 
 
-def _sizes(database: Database, sql: str, keys: Sequence[RunKey]) -> Sizes:
-    return Sizes(database.arrays(sql, keys=list(keys))["points"].astype(np.int64))
+def _sizes(database: Database, sql: str, keys: Sequence[RunKey], **more: Any) -> Sizes:
+    return Sizes(database.arrays(sql, keys=list(keys), **more)["points"].astype(np.int64))
 
 
 def _integers(columns: dict[str, NDArray[Any]], name: str) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulsetrain_consumers.reading.database import Database
+from pulsetrain_consumers.reading.lineage import sources
 from pulsetrain_consumers.reading.model import RunKey
 
 if TYPE_CHECKING:
@@ -16,10 +17,18 @@ if TYPE_CHECKING:
 
 INDEX = ("_rank", "_step", "_timestamp")
 
-_POINTS = """
+_LATEST = """
 SELECT toString(metric) AS metric, rank, step, toUnixTimestamp64Micro(ts) AS time, value
-FROM {table:Identifier}
-WHERE project = {project:String} AND run_id = {run_id:String} AND (metric IN {metrics:Array(String)} OR {all:Bool})
+FROM latest_metrics
+WHERE (project, run_id) IN {keys:Array(Tuple(String, String))}
+    AND (project, source_run_id) IN {sources:Array(Tuple(String, String))}
+    AND (metric IN {metrics:Array(String)} OR {all:Bool})
+ORDER BY metric, rank, step, writer, sequence
+"""
+_ALL = """
+SELECT toString(metric) AS metric, rank, step, toUnixTimestamp64Micro(ts) AS time, value
+FROM metrics
+WHERE (project, run_id) IN {keys:Array(Tuple(String, String))} AND (metric IN {metrics:Array(String)} OR {all:Bool})
 ORDER BY metric, rank, step, writer, sequence
 """
 
@@ -62,15 +71,12 @@ def history(
 ) -> History:
     """The points of a run. With `samples`, at most so many rows, each the mean of adjacent steps of a rank.
 
-    Where a resumed run went back, the latest attempt counts, unless `all_attempts`.
+    Where a resumed run went back, the latest attempt counts, and a fork begins with its parent's points; with
+    `all_attempts`, all that the run logged itself counts, and nothing else.
     """
+    shown: dict[str, Any] = {"keys": [run]} if all_attempts else {"keys": [run], "sources": sources(database, [run])}
     points = database.arrays(
-        _POINTS,
-        table="metrics" if all_attempts else "latest_metrics",
-        project=run[0],
-        run_id=run[1],
-        metrics=list(metrics or ()),
-        all=metrics is None,
+        _ALL if all_attempts else _LATEST, **shown, metrics=list(metrics or ()), all=metrics is None
     )
     columns = pivot(points, metrics)
     return History(columns if samples is None else thin(columns, samples))

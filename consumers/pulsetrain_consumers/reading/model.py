@@ -37,6 +37,10 @@ class RunRecord:
     finished: datetime | None = None
     last_seen: datetime | None = None
     duration: float | None = None
+    parent_run_id: str | None = None
+    """The run that this one is a fork of."""
+    parent_step: int | None = None
+    """The last step that it has from there."""
 
     @property
     def key(self) -> RunKey:
@@ -47,6 +51,20 @@ class RunRecord:
     def label(self) -> str:
         """The name a person gave, or else the id."""
         return self.name or self.run_id
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A part of what a run shows: of one attempt of one run (a fork's parents are others) the steps under `below`.
+
+    `started` and `first_step` are known of the run's own attempts; `below` is None where nothing replaced the end.
+    """
+
+    run_id: str
+    attempt: int
+    started: datetime | None = None
+    first_step: int | None = None
+    below: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

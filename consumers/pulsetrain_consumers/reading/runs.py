@@ -13,7 +13,7 @@ from pulsetrain_consumers.reading.model import ConsoleLine, RunKey, RunRecord, W
 
 _RUNS = (
     "SELECT project, run_id, name, state, config, summary, tags, `group`, job_type, notes, host, git_commit, program, "
-    "attempt, exit_code, created, finished, last_seen, duration FROM runs WHERE "
+    "attempt, exit_code, created, finished, last_seen, duration, parent_run_id, parent_step FROM runs WHERE "
 )
 _NEWEST_FIRST = " ORDER BY created DESC, run_id"
 _ACCOUNTS = (
@@ -114,18 +114,6 @@ def console_tail(database: Database, keys: Sequence[RunKey], lines: int) -> dict
     return tails
 
 
-def last_steps(database: Database, keys: Sequence[RunKey]) -> dict[RunKey, int]:
-    """The greatest step of each run that has logged one."""
-    if not keys:
-        return {}
-    result = database.query(
-        "SELECT project, run_id, max(step) FROM metrics WHERE (project, run_id) IN {keys:Array(Tuple(String, String))} "
-        "GROUP BY project, run_id",
-        keys=list(keys),
-    )
-    return {(text(project), text(run_id)): int(step) for project, run_id, step in result.rows}
-
-
 def text(value: Any) -> str:
     """A String of ClickHouse: the driver hands over bytes where they are no UTF-8."""
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
@@ -155,7 +143,7 @@ def _condition(project: str | None, keys: Sequence[RunKey] | None) -> tuple[str,
 
 def _record(row: tuple[Any, ...]) -> RunRecord:
     project, run_id, name, state, config, summary, tags, group, job_type, notes, host, commit, program = row[:13]
-    attempt, exit_code, created, finished, last_seen, duration = row[13:]
+    attempt, exit_code, created, finished, last_seen, duration, parent_run_id, parent_step = row[13:]
     return RunRecord(
         project=text(project),
         run_id=text(run_id),
@@ -176,6 +164,8 @@ def _record(row: tuple[Any, ...]) -> RunRecord:
         finished=_moment(finished),
         last_seen=_moment(last_seen),
         duration=None if duration is None else float(duration),
+        parent_run_id=None if parent_run_id is None else text(parent_run_id),
+        parent_step=None if parent_step is None else int(parent_step),
     )
 
 

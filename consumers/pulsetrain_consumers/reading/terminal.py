@@ -14,9 +14,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pulsetrain_consumers.reading import lineage
 from pulsetrain_consumers.reading.formats.base import as_json, as_text
 from pulsetrain_consumers.reading.formats.table import harmless
-from pulsetrain_consumers.reading.model import ConsoleLine, Curve, RunKey, RunRecord, Telemetry, WriterAccount
+from pulsetrain_consumers.reading.model import Attempt, ConsoleLine, Curve, RunKey, RunRecord, Telemetry, WriterAccount
 from pulsetrain_consumers.reading.selection import ABSENT, look_up
 from pulsetrain_consumers.reading.sparkline import sparkline
 
@@ -35,6 +36,7 @@ class RunView:
     telemetry: Sequence[Telemetry]
     console: Sequence[ConsoleLine]
     accounts: Sequence[WriterAccount]
+    attempts: Sequence[Attempt] = ()
 
 
 def print_runs(
@@ -89,7 +91,7 @@ def print_run(view: RunView, out: TextIO) -> None:
         "group": record.group,
         "tags": ", ".join(record.tags),
         "notes": record.notes,
-        "attempt": str(record.attempt + 1) if record.attempt else "",
+        **lineage.facts(record, view.attempts),
         "exit code": "" if record.exit_code is None else str(record.exit_code),
     }
     console.print(_pairs({name: text for name, text in facts.items() if text}))
@@ -157,6 +159,7 @@ def run_as_json(view: RunView) -> str:
             "console": [
                 {"time": as_text(line.time), "stream": line.stream, "line": line.line} for line in view.console
             ],
+            "attempts": [asdict(attempt) for attempt in view.attempts],
             "account": [asdict(account) | {"missing": account.missing} for account in view.accounts],
         }
     )

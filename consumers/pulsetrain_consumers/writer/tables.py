@@ -22,6 +22,8 @@ LETTER_START_BYTES = 1_024
 # Which rows of an event are to be stored; None for all of them.
 Keep = NDArray[np.bool_] | None
 _MICROSECONDS = 1_000_000
+# The sections of `run_values`, and what of an event they hold.
+_VALUES = {"config": "config", "summary": "summary", "environment": "environment", "definition": "definitions"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +91,7 @@ def log_rows(event: LogBatch) -> int:
 
 
 def run_rows(event: RunEvent) -> int:
-    return 1 + len(event.config) + len(event.summary) + len(event.environment)
+    return 1 + sum(len(getattr(event, name)) for name in _VALUES.values())
 
 
 def letter_rows(event: PlacedLetter) -> int:
@@ -223,7 +225,12 @@ def run_tables(batch: Sequence[Kept[RunEvent]]) -> Mapping[str, Columns]:
         "tags": [list(event.tags or ()) for event in events],
         "tags_set": np.array([event.tags is not None for event in events], np.uint8),
     }
-    for name in ("name", "notes", "run_group", "job_type", "state", "exit_code"):
+    rows["inherited_runs"] = [[part["run_id"] for part in event.inherited] for event in events]
+    rows["inherited_attempts"] = [[part["attempt"] for part in event.inherited] for event in events]
+    rows["inherited_below"] = [[part["below"] for part in event.inherited] for event in events]
+    for name in (
+        "name", "notes", "run_group", "job_type", "state", "exit_code", "first_step", "parent_run_id", "parent_step"
+    ):  # fmt: skip
         rows[name] = [getattr(event, name) for event in events]
     for name in ("rows", "points", "texts"):
         rows[name] = np.array([getattr(event, name) for event in events], np.int64)
@@ -276,18 +283,17 @@ def letter_tables(batch: Sequence[Kept[PlacedLetter]]) -> Mapping[str, Columns]:
 
 
 def _run_values(events: Sequence[RunEvent]) -> Columns:
-    sections = ("config", "summary", "environment")
     found = [
         (place, section, key, value)
         for place, event in enumerate(events)
-        for section, name in enumerate(sections)
+        for section, name in enumerate(_VALUES.values())
         for key, value in getattr(event, name).items()
     ]
     places = np.array([place for place, *_ in found], np.int64)
     columns = _origin([event.origin for event in events], np.bincount(places, minlength=len(events)), exact_start=True)
     return {
         **columns,
-        "section": Dictionary(np.array([section for _, section, _, _ in found], np.uint8), sections),
+        "section": Dictionary(np.array([section for _, section, _, _ in found], np.uint8), tuple(_VALUES)),
         "key": [key for *_, key, _ in found],
         "value": [value for *_, value in found],
         "number": [_number(value) for *_, value in found],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pulsetrain._run.errors import ConfigError, UsageError
-from pulsetrain._run.values import plain
+from pulsetrain._run.values import clean_text, plain
 
 
 class Config(MutableMapping[str, Any]):
@@ -18,14 +18,15 @@ class Config(MutableMapping[str, Any]):
         object.__setattr__(self, "_allow", allow_val_change)
 
     def __getitem__(self, key: str) -> Any:
-        return self._values[key]
+        return self._values[clean_text(str(key))]
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._change({key: value}, self._allow)
 
     def __delitem__(self, key: str) -> None:
+        key = clean_text(str(key))
         del self._values[key]
-        self._write({"removed": [str(key)]})
+        self._write({"removed": [key]})
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict(self._values))
@@ -59,14 +60,18 @@ class Config(MutableMapping[str, Any]):
 
     def setdefaults(self, other: Any) -> None:
         """Sets what is not there yet."""
-        self._change({key: value for key, value in as_mapping(other).items() if key not in self._values}, True)
+        self._change({key: value for key, value in as_mapping(other).items() if key not in self}, True)
+
+    def carry(self, values: Mapping[str, Any]) -> None:
+        """Takes over what an earlier attempt, or the run that this is a fork of, was started with."""
+        self._change(values, True)
 
     def as_dict(self) -> dict[str, Any]:
         """A copy of all values."""
         return dict(self._values)
 
     def _change(self, given: Mapping[Any, Any], allowed: bool) -> None:
-        values = {str(key): plain(value) for key, value in given.items()}
+        values = {clean_text(str(key)): plain(value) for key, value in given.items()}
         known = self._values
         for key, value in values.items():
             if key in known and known[key] != value and not allowed:

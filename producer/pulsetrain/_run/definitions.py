@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pulsetrain._run.errors import UsageError
+from pulsetrain._run.values import clean_text
 
 OPERATIONS = frozenset({"min", "max", "mean", "first", "last", "best", "copy", "none"})
 GOALS = {"minimize": "minimize", "min": "minimize", "maximize": "maximize", "max": "maximize"}
@@ -34,6 +35,7 @@ class Definition:
         """UsageError says what is wrong with the arguments, as W&B does."""
         if not isinstance(name, str) or not name:
             raise UsageError("define_metric() needs the name of a metric")
+        name = clean_text(name)
         if "*" in name[:-1]:
             raise UsageError(f"define_metric({name!r}): a * may stand at the end of the name only")
         step_metric = getattr(step_metric, "name", step_metric)

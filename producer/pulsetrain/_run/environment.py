@@ -7,6 +7,16 @@ from pathlib import Path
 from typing import Any
 
 GIT_SECONDS = 5.0
+# By launcher: the variable that tells that it is one, and those that together name the launch.
+_LAUNCHES = (
+    (
+        "torchelastic",
+        "TORCHELASTIC_RUN_ID",
+        ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"),
+    ),
+    ("slurm", "SLURM_STEP_ID", ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")),
+    ("pmix", "PMIX_NAMESPACE", ("PMIX_NAMESPACE",)),
+)
 _SECRET_WORDS = ("password", "passwd", "secret", "token", "api_key", "apikey", "api-key", "credential")
 
 
@@ -105,6 +115,26 @@ def rank(env: Mapping[str, str]) -> int:
         if text.isdecimal():
             return int(text)
     return 0
+
+
+def launch(env: Mapping[str, str]) -> str | None:
+    """What the processes of one launch of a job have in common, and no other launch has; None where nothing tells."""
+    if env.get("PULSETRAIN_LAUNCH"):
+        return env["PULSETRAIN_LAUNCH"]
+    for kind, needed, names in _LAUNCHES:
+        if env.get(needed):
+            return ":".join((kind, *(env.get(name, "") for name in names)))
+    return None
+
+
+def ancestors() -> list[int]:
+    """The ids of this process and of those that it comes of."""
+    import psutil
+
+    try:
+        return [os.getpid(), *(process.pid for process in psutil.Process().parents())]
+    except psutil.Error:
+        return [os.getpid(), os.getppid()]
 
 
 def in_notebook() -> bool:

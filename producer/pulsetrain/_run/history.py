@@ -31,11 +31,17 @@ class History:
         faults: Faults,
         *,
         run_id: str = "",
+        step: int = 0,
         first_step: int = 0,
+        on_back: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`open_writer(forked)` gives a journal that has its start record; it is asked again later should it fail."""
-        self.step = first_step
+        """`open_writer(forked)` gives a journal that has its start record; it is asked again later should it fail.
+
+        `step` is that of the first row unless that says another. Where it says one before `first_step`, at which the
+        attempt was said to begin, the attempt begins there: that is written down, and `on_back` is told.
+        """
+        self.step = step
         self.dropped = 0
         """Rows that did not get into the journal, because there was no room for them."""
         self.finished = False
@@ -49,7 +55,11 @@ class History:
         self._clock = clock
         self._lock = threading.RLock()
         self._forked = False
+        self._first_step = first_step
+        self._on_back = on_back
         self._writer: JournalWriter | None = None
+        # The same, as soon as the first row is there: up to then every row takes the careful way.
+        self._begun: JournalWriter | None = None
         self._definitions = Definitions()
         self._synchronising = False
         self._step_values: dict[str, float] = {}
@@ -71,20 +81,20 @@ class History:
         try:
             keys = tuple(data)
             with self._lock:
-                if self._writer is None:
+                if self._begun is None:
                     pass
                 elif self._synchronising:
                     at = self.step if step is None else operator.index(step)
-                    self._row_with_steps(self._writer, keys, data, at)
+                    self._row_with_steps(self._begun, keys, data, at)
                     self._advance(at, (commit is None and step is None) or commit)
                     return
                 elif step is None:
-                    self._writer.row(keys, data.values(), self.step, self._clock())
+                    self._begun.row(keys, data.values(), self.step, self._clock())
                     if commit is None or commit:
                         self.step += 1
                     return
                 elif type(step) is int:
-                    self._writer.row(keys, data.values(), step, self._clock())
+                    self._begun.row(keys, data.values(), step, self._clock())
                     self._advance(step, commit)
                     return
         except Exception:  # noqa: BLE001, S110 - anything: the careful way finds out what, and what to do about it
@@ -97,8 +107,17 @@ class History:
             result = self._definitions.add(definition, overwrite=overwrite)
             self._synchronising = self._definitions.synchronising
             self._step_plans.clear()
-            self.event("define_metric", definition.to_event(overwrite))
+            # All that holds of the name now: who reads this record alone knows as much.
+            self.event("define_metric", result.to_event(overwrite=True))
             return result
+
+    def carry(self, definitions: Iterable[Mapping[str, Any]], values: Mapping[str, Any]) -> None:
+        """Goes on with what was said about metrics before, and with their last values."""
+        for data in definitions:
+            definition = self.define(Definition.of_event(data), overwrite=False)
+            value = values.get(definition.step_metric or "")
+            if definition.step_metric is not None and isinstance(value, int | float):
+                self._step_values[definition.step_metric] = float(value)
 
     def event(self, kind: str, data: Mapping[str, Any], *, last: bool = False) -> bool:
         """Appends an event. False where it could not be written; that is noted, and never raised."""
@@ -108,8 +127,8 @@ class History:
                     return False
                 self._ready().event(kind, data, last=last)
                 return True
-        except JournalFull:
-            self.faults.note("full", "there is no room on the disk: what is logged is lost until there is")
+        except JournalFull as error:
+            self._note_full(error)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with our files must not end the training
             self.faults.note(f"event {kind}", f"a {kind} could not be written: {error!r}")
         return False
@@ -121,7 +140,7 @@ class History:
                 return
             self.event(kind, data, last=True)
             self.finished = True
-            writer, self._writer = self._writer, None
+            writer, self._writer, self._begun = self._writer, None, None
         if writer is not None:
             self.sequence = writer.sequence
             try:
@@ -133,8 +152,9 @@ class History:
         """In a forked child: the journal is the parent's. The next row opens one of this process's own."""
         self._lock = threading.RLock()
         self._forked = True
+        self.dropped = 0
         self.directory = None
-        writer, self._writer = self._writer, None
+        writer, self._writer, self._begun = self._writer, None, None
         if writer is not None:
             writer.forsake()
 
@@ -162,9 +182,9 @@ class History:
             at = self.step if step is None else self._checked_step(step)
             try:
                 self._write_row(data, at)
-            except JournalFull:
+            except JournalFull as error:
                 self.dropped += 1
-                self.faults.note("full", "there is no room on the disk: what is logged is lost until there is")
+                self._note_full(error)
             except RecordTooLarge as error:
                 self.dropped += 1
                 self.faults.note("large", f"a row was not logged: {error}")
@@ -173,8 +193,22 @@ class History:
                 self.faults.note("row", f"a row could not be logged: {error!r}")
             self._advance(at, (commit is None and step is None) or commit)
 
+    def _note_full(self, error: JournalFull) -> None:
+        why = f"there is no room for the journal: {error.strerror}"
+        self.faults.note("full", f"{why}. What is logged is lost until there is")
+
+    def _begin(self, writer: JournalWriter, step: int) -> None:
+        """Before the first row. A forked child's says nothing of where the attempt begins."""
+        if step < self._first_step and not self._forked:
+            writer.event("update", {"first_step": step})
+            self._first_step = step
+            self._on_back(step)
+        self._begun = writer
+
     def _write_row(self, data: Mapping[str, Any], step: int) -> None:
         writer = self._ready()
+        if self._begun is None:
+            self._begin(writer, step)
         numbers, texts = values.split(data)
         for key, text in texts.items():
             if text.startswith(values.TRUNCATED):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pulsetrain import _settings
-from pulsetrain._run import environment, names
+from pulsetrain._run import beginning, environment, names
+from pulsetrain._run.beginning import Beginning
 from pulsetrain._run.config import as_mapping
 from pulsetrain._run.console import ConsoleCapture
 from pulsetrain._run.ending import Ending
@@ -19,13 +20,12 @@ from pulsetrain._run.history import History, NoHistory
 from pulsetrain._run.link import Link
 from pulsetrain._run.run import Run
 from pulsetrain._settings import RunSettings, Settings
+from pulsetrain.journal.room import Room
 from pulsetrain.journal.writer import JournalWriter
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pulsetrain._run.attempts import Earlier
-
 GIT_JOIN_SECONDS = 1.0
+# How long the end waits for the summary of a run that went back to be made anew.
+BACK_JOIN_SECONDS = 10.0
 
 _runs: list["_Active"] = []
 _lock = threading.RLock()
@@ -68,7 +68,8 @@ def init(
     The arguments are W&B's. What is not given comes from `settings`, then from PULSETRAIN_* and WANDB_* variables.
     `resume`: "must" (the run has to be there), "allow" (goes on if it is), "never" (must not be there), "auto" or
     True (the last run of the project on this machine, if it broke off). A run that is resumed goes on after its last
-    step.
+    step. `resume_from="RUN?_step=N"` goes back in a run, `fork_from="RUN?_step=N"` begins another one, both after
+    step N.
     `reinit` says what becomes of a run that is active: "return_previous" (outside of notebooks the default),
     "finish_previous" (in notebooks the default), "create_new". UsageError says which argument is wrong.
     `force`, `magic`, `anonymous`, `save_code`, `monitor_gym`, `tensorboard` and `sync_tensorboard` are accepted and
@@ -128,23 +129,20 @@ def _begin(settings: RunSettings, config: dict[str, Any]) -> Run:
 
 def _begin_written(settings: RunSettings) -> tuple[Run, "_Active"]:
     faults = Faults(_silent if settings.silent else tell)
-    earlier, resumed, first_step = _earlier(settings)
-    run_id = earlier.run_id if resumed and earlier else settings.run_id or names.new_run_id()
-    # A process that joins a run which is being resumed belongs to the attempt that another process began.
-    attempt = 0 if earlier is None or settings.fork is not None else earlier.attempt + (not earlier.running)
+    env = os.environ.copy()
+    begun = beginning.decide(settings, faults, env)
     started = time.time()
-    folder = _make_folder(settings, run_id, started, faults)
-    before = earlier.start if resumed and earlier else {}
-    link = Link(settings.home, os.environ.copy(), faults)
+    folder = _make_folder(settings, begun.run_id, started, faults)
+    before = begun.state.start if begun.resumed and begun.state is not None else {}
+    link = Link(settings.home, env, faults)
     name = settings.name or before.get("name") or names.new_name(_number(folder.parent))
     start = {
         "project": settings.project,
         "entity": settings.entity,
-        "run_id": run_id,
+        "run_id": begun.run_id,
         "rank": settings.rank,
-        "attempt": attempt,
         "attempt_started": round(started * 1e6),
-        "first_step": first_step,
+        **begun.start(),
         "role": "run",
         "mode": settings.mode,
         "host": environment.host(),
@@ -155,14 +153,17 @@ def _begin_written(settings: RunSettings) -> tuple[Run, "_Active"]:
         "job_type": settings.job_type or before.get("job_type"),
     }
     known = environment.capture()
-    if settings.fork is not None:
-        known["forked_from"] = f"{settings.fork[0]}?_step={settings.fork[1]}"
+    launch = environment.launch(env)
+    if launch is not None:
+        known["launch"] = launch
+
+    room = Room(folder.parent)
 
     def open_writer(forked: bool) -> JournalWriter:
         from pulsetrain.forwarder.liveness import created
 
         writer_id = os.urandom(16).hex()
-        writer = JournalWriter(folder / writer_id, writer=writer_id)
+        writer = JournalWriter(folder / writer_id, writer=writer_id, refusal=room.refusal)
         pid = os.getpid()
         writer.event(
             "start",
@@ -179,57 +180,23 @@ def _begin_written(settings: RunSettings) -> tuple[Run, "_Active"]:
         link.announce(writer_id, writer.directory)
         return writer
 
-    history = History(open_writer, faults, run_id=run_id, first_step=first_step)
+    back = _GoingBack(settings, begun)
+    history = History(
+        open_writer, faults, run_id=begun.run_id, step=begun.step, first_step=begun.first_step, on_back=back.start
+    )
+    back.history = history
     history.open()
     run = Run(
-        settings, run_id=run_id, name=name, attempt=attempt, resumed=resumed, start_time=started, folder=folder,
-        history=history, on_finish=_end, start=start,
+        settings, run_id=begun.run_id, name=name, attempt=begun.attempt, resumed=begun.resumed, start_time=started,
+        folder=folder, history=history, on_finish=_end, start=start,
     )  # fmt: skip
-    if earlier is not None and (resumed or settings.fork is not None):
-        run.config.update(earlier.config, allow_val_change=True)
-        if resumed and earlier.summary:
-            history.event("summary", {"summary": dict(earlier.summary), "carried": True})
+    if begun.state is not None:
+        history.carry(begun.state.definitions.to_events(), begun.state.summary)
+        history.event("summary", begun.state.record(primary=settings.primary))
+        run.config.carry(begun.state.config)
     if not settings.quiet and not settings.silent:
-        _introduce(run, folder, link)
-    return run, _Active(run, history, link)
-
-
-def _earlier(settings: RunSettings) -> tuple["Earlier | None", bool, int]:
-    """The attempt that this one follows, whether it goes on from there, and with which step."""
-    if settings.run_id is None and settings.fork is None and settings.resume != "auto":
-        if settings.resume == "must":
-            raise UsageError('resume="must" needs the id of the run: init(id=…), or PULSETRAIN_RUN_ID')
-        return None, False, 0
-    from pulsetrain._run import attempts
-
-    where, project = settings.directory, settings.project
-    if settings.fork is not None:
-        origin = attempts.find(where, project, settings.fork[0])
-        if origin is None:
-            raise UsageError(f"fork_from: no run {settings.fork[0]!r} of project {project!r} is known")
-        return origin, False, settings.fork[1] + 1
-    if settings.run_id is None:
-        earlier = attempts.last_unfinished(where, project)
-    elif settings.resume is None and settings.rewind is None:
-        earlier = attempts.local(where, project, settings.run_id)
-        # Of processes that share a run, none begins a new attempt.
-        return (None if earlier is None or earlier.running else earlier), False, 0
-    else:
-        earlier = attempts.find(where, project, settings.run_id)
-    if earlier is None:
-        if settings.resume == "must" or settings.rewind is not None:
-            raise UsageError(
-                f"no run {settings.run_id!r} of project {project!r} is known, neither in {where} nor by the read side; "
-                'to start it, use resume="allow"'
-            )
-        return None, False, 0
-    if settings.resume == "never":
-        raise UsageError(f'run {settings.run_id!r} of project {project!r} is there already, and resume is "never"')
-    if settings.rewind is not None:
-        return earlier, True, settings.rewind[1] + 1
-    if earlier.running:
-        return earlier, True, int(earlier.start.get("first_step", 0))
-    return earlier, True, 0 if earlier.last_step is None else earlier.last_step + 1
+        _introduce(run, folder, link, begun)
+    return run, _Active(run, history, link, back)
 
 
 def _make_folder(settings: RunSettings, run_id: str, started: float, faults: Faults) -> Path:
@@ -253,9 +220,11 @@ def _number(directory: Path) -> int:
     return sum("run-" in entry.name for entry in os.scandir(directory))
 
 
-def _introduce(run: Run, folder: Path, link: Link) -> None:
+def _introduce(run: Run, folder: Path, link: Link, begun: Beginning) -> None:
     what = "resuming" if run.resumed else "run"
-    tell(f"{what} {run.name} ({run.id}) of project {run.project}, kept in {folder}")
+    where = f", from step {begun.step}" if begun.attempt or begun.parent is not None else ""
+    origin = "" if begun.parent is None else f", a fork of {begun.parent[0]}"
+    tell(f"{what} {run.name} ({run.id}) of project {run.project}{origin}{where}, kept in {folder}")
     if run.mode == "online" and not link.broker_is_known():
         tell(
             "no Kafka is known, so nothing leaves this machine yet: start one with `pulsetrain up`, or set "
@@ -265,13 +234,48 @@ def _introduce(run: Run, folder: Path, link: Link) -> None:
         tell(f"offline: `pulsetrain sync {folder}` sends it later")
 
 
+class _GoingBack:
+    """Makes the carried summary anew where the first row goes back behind the step that the attempt was to
+    begin at: without what is replaced. Beside the training, for it may mean reading much.
+    """
+
+    def __init__(self, settings: RunSettings, begun: Beginning) -> None:
+        self.history: History | None = None
+        self._settings = settings
+        self._past = begun.before
+        self._thread: threading.Thread | None = None
+
+    def start(self, step: int) -> None:
+        """The attempt begins at `step`."""
+        if self._past is not None:
+            self._thread = threading.Thread(target=self._carry, args=(step,), name="pulsetrain-carry", daemon=True)
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Before the run ends."""
+        if self._thread is not None:
+            self._thread.join(BACK_JOIN_SECONDS)
+
+    def forsake(self) -> None:
+        """In a forked child there is no such thread."""
+        self._thread = None
+
+    def _carry(self, step: int) -> None:
+        if self._past is not None and self.history is not None:
+            state = self._past.state(step)
+            self.history.event("summary", state.record(primary=self._settings.primary))
+
+
 class _Active:
     """A run that has not finished, with what goes on in the background for it."""
 
-    def __init__(self, run: Run, history: History | NoHistory, link: Link | None) -> None:
+    def __init__(
+        self, run: Run, history: History | NoHistory, link: Link | None, back: _GoingBack | None = None
+    ) -> None:
         self.run = run
         self.history = history
         self.link = link
+        self._back = back
         self.pid = os.getpid()
         self._console: ConsoleCapture | None = None
         self._git: threading.Thread | None = None
@@ -299,6 +303,8 @@ class _Active:
             self._console.stop()
         if self._git is not None:
             self._git.join(GIT_JOIN_SECONDS)
+        if self._back is not None:
+            self._back.wait()
         data = {"state": state, "exit_code": exit_code, "time": time.time(), "dropped": history.dropped}
         history.close("finish", data)
         if self.link is None:
@@ -318,6 +324,8 @@ class _Active:
         if self._console is not None:
             self._console.mute()
         self._git = None
+        if self._back is not None:
+            self._back.forsake()
         self.run.forsake()
 
     def _console_line(self, stream: str, line: str) -> None:

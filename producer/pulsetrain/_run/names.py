@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from pulsetrain._run.errors import UsageError
+from pulsetrain._run.values import clean_text
 
 ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 FORBIDDEN_IN_IDS = ":;,#?/'"
@@ -65,7 +66,7 @@ def checked_tags(tags: str | Sequence[str]) -> tuple[str, ...]:
     for tag in given:
         if not isinstance(tag, str) or not 1 <= len(tag) <= MAX_TAG_CHARACTERS:
             raise UsageError(f"tag {tag!r}: a tag is text of 1 to {MAX_TAG_CHARACTERS} characters")
-    return tuple(dict.fromkeys(given))
+    return tuple(dict.fromkeys(map(clean_text, given)))
 
 
 def _check(what: str, text: str, forbidden: str) -> None:

@@ -11,6 +11,7 @@ from pulsetrain._run.config import Config
 from pulsetrain._run.definitions import Definition
 from pulsetrain._run.history import History, NoHistory
 from pulsetrain._run.summary_view import Summary
+from pulsetrain._run.values import clean_text
 
 if TYPE_CHECKING:
     from pulsetrain._run.summary import SummaryFold
@@ -48,6 +49,7 @@ class Run:
         self.attempt = attempt
         self.resumed = resumed
         self.start_time = start_time
+        self._starting_step = history.step
         self._name = name
         # Of a run that goes on, what the settings leave open is as it was: so says its start record.
         known = start or {}
@@ -141,6 +143,11 @@ class Run:
         return self._history.step
 
     @property
+    def starting_step(self) -> int:
+        """The step that the first log() belonged to: 0, or where the run goes on."""
+        return self._starting_step
+
+    @property
     def project(self) -> str:
         return self.settings.project
 
@@ -210,7 +217,7 @@ class Run:
 
     @name.setter
     def name(self, name: str) -> None:
-        self._name = str(name)
+        self._name = clean_text(str(name))
         self._history.event("update", {"name": self._name})
 
     @property
@@ -220,7 +227,7 @@ class Run:
 
     @notes.setter
     def notes(self, notes: str | None) -> None:
-        self._notes = None if notes is None else str(notes)
+        self._notes = None if notes is None else clean_text(str(notes))
         self._history.event("update", {"notes": self._notes or ""})
 
     @property

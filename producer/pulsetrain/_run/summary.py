@@ -3,11 +3,14 @@
 The forwarder folds as it reads, and publishes what changed; the training process folds its own journal when its
 summary is asked for. The last value of a metric is its summary, unless define_metric asked for others: `loss.min`,
 `loss.mean` and so on take the place of `loss` then.
+
+An attempt that goes on where another was begins with what that one had come to, its base: a record in its own journal,
+made by `carried`. A later record of that kind takes the base's place, and what was logged since stays.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,67 +19,88 @@ from numpy.typing import NDArray
 from pulsetrain._run.definitions import Definition, Definitions
 from pulsetrain.journal.reader import Event, Item, RowBlock, TextRow
 
+Stats = Mapping[str, float]
+"""Of one metric what is known of min, max, best, first, last, and total and count, which are its mean."""
+
+
+def merged(earlier: Stats, later: Stats) -> dict[str, float]:
+    """What both together come to; `first` is the earlier one's, `last` the later one's, `best` is not merged."""
+    found = {**earlier, **later}
+    for name, of_both in (("min", min), ("max", max), ("total", sum), ("count", sum)):
+        if name in earlier and name in later:
+            found[name] = of_both((earlier[name], later[name]))
+    if "first" in earlier:
+        found["first"] = earlier["first"]
+    return found
+
 
 class _Operations:
     """What is asked of one metric. NaN counts for first and last only."""
 
-    def __init__(self, definition: Definition, seed: Mapping[str, Any]) -> None:
+    def __init__(self, definition: Definition) -> None:
         self._definition = definition
-        self._best_is_max = definition.goal == "maximize"
-        self._asked = definition.summary or ()
-        self.found: dict[str, float] = {
-            name: float(value)
-            for name, value in seed.items()
-            if name in self._asked and name != "mean" and isinstance(value, int | float)
+        self._asked = frozenset(definition.summary or ())
+        self.stats: dict[str, float] = {}
+
+    def feed(self, column: NDArray[np.float64]) -> None:
+        stats = self.stats
+        asked = self._asked
+        if "last" in asked:
+            stats["last"] = float(column[-1])
+        if "first" in asked:
+            stats.setdefault("first", float(column[0]))
+        numbers = column[~np.isnan(column)]
+        if not len(numbers):
+            return
+        if "min" in asked or "best" in asked:
+            stats["min"] = min(stats.get("min", math.inf), float(numbers.min()))
+        if "max" in asked or "best" in asked:
+            stats["max"] = max(stats.get("max", -math.inf), float(numbers.max()))
+        if "mean" in asked:
+            with np.errstate(invalid="ignore", over="ignore"):
+                stats["total"] = stats.get("total", 0.0) + float(numbers.sum())
+            stats["count"] = stats.get("count", 0) + len(numbers)
+
+    def found(self, base: Stats) -> dict[str, float]:
+        """What was asked for, over the base and what was fed."""
+        stats = merged(base, self.stats)
+        found: dict[str, float] = {
+            name: stats[name] for name in ("min", "max", "first", "last") if name in self._asked and name in stats
         }
-        self._total = 0.0
-        self._count = 0
+        best = "max" if self._definition.goal == "maximize" else "min"
+        if "best" in self._asked and best in stats:
+            found["best"] = stats[best]
+        if "mean" in self._asked and stats.get("count"):
+            found["mean"] = stats["total"] / stats["count"]
+        return found
 
     def state(self) -> dict[str, Any]:
         """What `of_state` goes on from, as JSON has it."""
-        definition = self._definition.to_event(overwrite=False)
-        return {"definition": definition, "found": dict(self.found), "total": self._total, "count": self._count}
+        return {"definition": self._definition.to_event(overwrite=False), "stats": dict(self.stats)}
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> "_Operations":
         """Goes on from where another was."""
-        operations = cls(Definition.of_event(state["definition"]), {})
-        operations.found = dict(state["found"])
-        operations._total, operations._count = state["total"], state["count"]
+        operations = cls(Definition.of_event(state["definition"]))
+        operations.stats = dict(state["stats"])
         return operations
-
-    def feed(self, column: NDArray[np.float64]) -> None:
-        found = self.found
-        asked = self._asked
-        if "last" in asked:
-            found["last"] = float(column[-1])
-        if "first" in asked:
-            found.setdefault("first", float(column[0]))
-        numbers = column[~np.isnan(column)]
-        if not len(numbers):
-            return
-        low, high = float(numbers.min()), float(numbers.max())
-        if "min" in asked:
-            found["min"] = min(found.get("min", math.inf), low)
-        if "max" in asked:
-            found["max"] = max(found.get("max", -math.inf), high)
-        if "best" in asked and self._best_is_max:
-            found["best"] = max(found.get("best", -math.inf), high)
-        elif "best" in asked:
-            found["best"] = min(found.get("best", math.inf), low)
-        if "mean" in asked:
-            with np.errstate(invalid="ignore", over="ignore"):
-                self._total += float(numbers.sum())
-            self._count += len(numbers)
-            found["mean"] = self._total / self._count
 
 
 class SummaryFold:
-    """Feed it the records of one writer in order; `values()` is the summary then. A key is never fed twice."""
+    """Feed it the records of one writer in order; `values()` is the summary then. A key is never fed twice.
 
-    def __init__(self) -> None:
+    With `below`, rows from that step on do not count, nor what was set by hand after the first of them: so far a
+    rewind keeps a run.
+    """
+
+    def __init__(self, below: int | None = None) -> None:
+        self._below = below
+        self._is_beyond = False
         self._definitions = Definitions()
+        self._base: Mapping[str, Any] = {}
         self._last: dict[str, Any] = {}
+        # Keys of the base that are there no more.
+        self._removed: set[str] = set()
         self._operations: dict[str, _Operations] = {}
         # Keys that take the short way: the last value, and nothing else was asked of them.
         self._plain: set[str] = set()
@@ -86,8 +110,12 @@ class SummaryFold:
     def feed(self, item: Item) -> None:
         """One record of the journal; what has no bearing on the summary is passed over."""
         if isinstance(item, RowBlock):
-            self._rows(item.keys, item.values)
+            self._rows(item.keys, item.values if self._below is None else self._kept(item, self._below))
         elif isinstance(item, TextRow):
+            if self._below is not None:
+                self._is_beyond = item.step >= self._below
+                if self._is_beyond:
+                    return
             self._rows(tuple(item.numbers), np.array([list(item.numbers.values())], np.float64))
             for key, text in item.texts.items():
                 if not self._silent(key):
@@ -100,17 +128,41 @@ class SummaryFold:
 
     def values(self) -> dict[str, Any]:
         """Every key with its value: a number, or what JSON has. The dictionary is the caller's."""
-        result = dict(self._last)
-        for key, operations in self._operations.items():
-            if key not in self._explicit:
-                result.update((f"{key}.{name}", value) for name, value in operations.found.items())
+        result = self._values()
+        stats = self._base.get("operations", {})
+        for key in {**stats, **self._operations}:
+            operations = self._operations.get(key)
+            if operations is None:
+                definition = self._definitions.find(key)
+                operations = None if definition is None else _Operations(definition)
+            if operations is not None and key not in self._explicit:
+                found = operations.found(stats.get(key, {}))
+                result.update((f"{key}.{name}", value) for name, value in found.items())
         return result
+
+    def carried(self) -> dict[str, Any]:
+        """The data of a summary record that another fold goes on from."""
+        stats = {key: dict(found) for key, found in self._base.get("operations", {}).items()}
+        for key, operations in self._operations.items():
+            stats[key] = merged(stats.get(key, {}), operations.stats)
+        return {
+            "carried": True,
+            "summary": self._values(),
+            "operations": stats,
+            "explicit": sorted(self._explicit),
+        }
+
+    def definitions(self) -> list[dict[str, Any]]:
+        """The data of define_metric records that say all that holds now."""
+        return self._definitions.to_events()
 
     def state(self) -> dict[str, Any]:
         """What `restore` goes on from, as JSON has it; nothing that comes later changes it."""
         return {
-            "definitions": self._definitions.to_events(),
+            "definitions": self.definitions(),
+            "base": self._base,
             "last": dict(self._last),
+            "removed": sorted(self._removed),
             "operations": {key: operations.state() for key, operations in self._operations.items()},
             "explicit": sorted(self._explicit),
         }
@@ -120,10 +172,16 @@ class SummaryFold:
         self._definitions = Definitions()
         for event in state["definitions"]:
             self._definitions.add(Definition.of_event(event))
+        self._base = state["base"]
         self._last = dict(state["last"])
+        self._removed = set(state["removed"])
         self._operations = {key: _Operations.of_state(found) for key, found in state["operations"].items()}
         self._explicit = set(state["explicit"])
         self._plain.clear()
+
+    def _kept(self, block: RowBlock, below: int) -> NDArray[np.float64]:
+        self._is_beyond = bool(block.steps[-1] >= below)
+        return block.values[block.steps < below]
 
     def _rows(self, keys: tuple[str, ...], values: NDArray[np.float64]) -> None:
         if not len(values):
@@ -139,33 +197,33 @@ class SummaryFold:
                 continue
             if "copy" in definition.summary:
                 self._last[key] = float(values[-1, index])
-            elif key in self._last:
-                del self._last[key]
+            else:
+                self._remove((key,))
             if "none" in definition.summary:
                 continue
             operations = self._operations.get(key)
             if operations is None:
-                operations = self._operations[key] = _Operations(definition, self._take_seed(key))
+                operations = self._operations[key] = _Operations(definition)
             operations.feed(values[:, index])
 
-    def _take_seed(self, key: str) -> dict[str, Any]:
-        """What an earlier attempt of the run had found, as it was carried over."""
-        prefix = f"{key}."
-        return {
-            name.removeprefix(prefix): self._last.pop(name)
-            for name in [f"{prefix}{operation}" for operation in ("min", "max", "mean", "first", "last", "best")]
-            if name in self._last
-        }
+    def _values(self) -> dict[str, Any]:
+        base = self._base.get("summary", {})
+        return {key: value for key, value in base.items() if key not in self._removed} | self._last
+
+    def _remove(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._last.pop(key, None)
+            self._removed.add(key)
 
     def _silent(self, key: str) -> bool:
         definition = self._definitions.find(key)
         return key not in self._explicit and definition is not None and "none" in (definition.summary or ())
 
     def _set(self, data: Mapping[str, Any]) -> None:
-        for key, value in data.get("summary", {}).items():
-            self._last[key] = value
-            if not data.get("carried"):
-                self._explicit.add(key)
-        for key in data.get("removed", ()):
-            self._last.pop(key, None)
-            self._explicit.add(key)
+        if data.get("carried"):
+            self._base = data
+            self._explicit.update(data.get("explicit", ()))
+        elif not self._is_beyond:
+            self._last.update(data.get("summary", {}))
+            self._remove(data.get("removed", ()))
+            self._explicit.update(data.get("summary", {}), data.get("removed", ()))

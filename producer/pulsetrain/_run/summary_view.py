@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from pulsetrain._run.values import plain
+from pulsetrain._run.values import clean_text, plain
 
 Read = Callable[[], Mapping[str, Any]]
 Write = Callable[[dict[str, Any]], None]
@@ -22,6 +22,7 @@ class Summary(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         values = self._read()
+        key = clean_text(str(key))
         if key in values:
             return values[key]
         prefix = f"{key}."
@@ -31,12 +32,12 @@ class Summary(MutableMapping[str, Any]):
         raise KeyError(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._write({"summary": {str(key): plain(value)}})
+        self._write({"summary": {clean_text(str(key)): plain(value)}})
 
     def __delitem__(self, key: str) -> None:
         if key not in self:
             raise KeyError(key)
-        self._write({"removed": [key]})
+        self._write({"removed": [clean_text(str(key))]})
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict(self._read()))
@@ -57,7 +58,7 @@ class Summary(MutableMapping[str, Any]):
 
     def update(self, *others: Any, **more: Any) -> None:
         """Sets several keys with one record."""
-        values = {str(key): plain(value) for key, value in dict(*others, **more).items()}
+        values = {clean_text(str(key)): plain(value) for key, value in dict(*others, **more).items()}
         if values:
             self._write({"summary": values})
 

@@ -13,9 +13,11 @@ from pulsetrain.forwarder.acknowledgement import Counters
 from pulsetrain.forwarder.packing import MICROSECONDS, clipped_json
 from pulsetrain.forwarder.tail import Identity
 from pulsetrain.journal.reader import Event
-from pulsetrain_schemas.events import RunEvent
+from pulsetrain_schemas.events import Inherited, RunEvent
 
-KINDS = frozenset({"start", "config", "update", "heartbeat", "finish"})
+KINDS = frozenset({"start", "config", "update", "define_metric", "heartbeat", "finish"})
+# Kinds of records that follow one another in one event.
+_TOGETHER = frozenset({"config", "update", "define_metric"})
 
 
 @dataclass(slots=True)
@@ -33,11 +35,11 @@ def run_events(
 ) -> Iterator[RunEvent]:
     """The events for these records, in order; `summary` is what changed, for the event of the run's end to carry.
 
-    Records of config and updates that follow one another become one event.
+    Records of config, definitions and updates that follow one another become one event.
     """
     draft: _Draft | None = None
     for event in events:
-        if draft is not None and event.kind not in ("config", "update"):
+        if draft is not None and event.kind not in _TOGETHER:
             yield _run_event(identity, first, draft, counters)
             first, draft = draft.sequence + 1, None
         if event.kind == "finish":
@@ -76,6 +78,19 @@ def killed(
 
 def _add(fields: dict[str, Any], event: Event) -> None:
     data = event.data
+    if event.kind == "define_metric":
+        definitions = fields.setdefault("definitions", {})
+        definitions[str(data.get("name", ""))] = to_json(data)
+        return
+    if data.get("first_step") is not None:
+        fields["first_step"] = min(int(data["first_step"]), fields.get("first_step", int(data["first_step"])))
+    if data.get("parent_run_id") is not None:
+        fields["parent_run_id"] = str(data["parent_run_id"])
+        fields["parent_step"] = int(data["parent_step"])
+    fields.setdefault("inherited", []).extend(
+        Inherited(run_id=str(part["run_id"]), attempt=int(part["attempt"]), below=int(part["below"]))
+        for part in data.get("inherited", ())
+    )
     if event.kind == "start":
         fields["state"] = "running"
     for name, key in (("name", "name"), ("notes", "notes"), ("run_group", "group"), ("job_type", "job_type")):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from pulsetrain_consumers.reading import curves as reading_curves
+from pulsetrain_consumers.reading import lineage
 from pulsetrain_consumers.reading.database import Database
 from pulsetrain_consumers.reading.model import RunRecord, WriterAccount
 from pulsetrain_consumers.reading.report.model import Report, ReportRun
@@ -48,6 +49,7 @@ def gather(
     for project in {project for project, _ in keys}:
         for entry in accounts(database, project, [run_id for owner, run_id in keys if owner == project]):
             account.setdefault((entry.project, entry.run_id), []).append(entry)
+    attempts = lineage.attempts(database, keys)
     return Report(
         title,
         now,
@@ -58,6 +60,7 @@ def gather(
                 telemetry.get(record.key, ()),
                 consoles.get(record.key, ()),
                 account.get(record.key, ()),
+                attempts.get(record.key, ()),
             )
             for record in records
         ],

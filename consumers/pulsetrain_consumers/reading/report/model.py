@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pulsetrain_consumers.reading.model import ConsoleLine, Curve, RunRecord, Telemetry, WriterAccount
+from pulsetrain_consumers.reading.model import Attempt, ConsoleLine, Curve, RunRecord, Telemetry, WriterAccount
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class ReportRun:
     telemetry: Sequence[Telemetry] = ()
     console: Sequence[ConsoleLine] = ()
     accounts: Sequence[WriterAccount] = ()
+    attempts: Sequence[Attempt] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pulsetrain_consumers.reading import lineage
 from pulsetrain_consumers.reading.model import ConsoleLine, Curve, RunRecord, Telemetry
 from pulsetrain_consumers.reading.report.model import Report, ReportRun
 
@@ -181,7 +182,7 @@ def _run(run: ReportRun) -> dict[str, Any]:
         "host": record.host,
         "git_commit": record.git_commit,
         "program": record.program,
-        "attempt": record.attempt,
+        "lineage": lineage.facts(record, run.attempts),
         "exit_code": record.exit_code,
         "created": _seconds(record.created),
         "finished": _seconds(record.finished),

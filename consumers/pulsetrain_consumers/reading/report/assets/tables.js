@@ -177,7 +177,7 @@ const Tables = (() => {
       ["Commit", run.git_commit.slice(0, 12)],
       ["Created", moment(run.created)],
       ["Duration", duration(run.duration)],
-      ["Attempt", run.attempt ? integer(run.attempt + 1) : ""],
+      ...Object.entries(run.lineage).map(([name, text]) => [name.charAt(0).toUpperCase() + name.slice(1), text]),
       ["Exit code", run.exit_code === null ? "" : String(run.exit_code)],
       ["Tags", run.tags.join(", ")],
       ["Notes", run.notes],
