@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pulsetrain.forwarder.acknowledgement import Acknowledged
+from pulsetrain.forwarder.durability import sync_path
 from pulsetrain.forwarder.places import write_atomically
 from pulsetrain.journal.format import Position
 
@@ -112,18 +113,9 @@ def make_base(journal: Path) -> Checkpoint | None:
     except OSError:  # a filesystem without second names
         draft.write_bytes(checkpoint.encode())
     try:
-        sync(draft)
+        sync_path(draft)
         draft.replace(journal / BASE_FILE)
     finally:
         draft.unlink(missing_ok=True)
-    sync(journal)
+    sync_path(journal)
     return checkpoint
-
-
-def sync(path: Path) -> None:
-    """Has a file or a folder outlast a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

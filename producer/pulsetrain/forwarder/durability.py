@@ -1,7 +1,7 @@
 """The fsync of each second: a journal lies in the page cache, which survives its process but not the loss of power.
 
 On a thread of its own, because a disk under load may take long over it. fsync on a segment covers the pages that the
-writer's memory map has made dirty.
+writer's memory map has made dirty; with the first sync of a segment, its folder is synced for its name.
 """
 
 import logging
@@ -39,20 +39,24 @@ class Fsync:
             self._journals.pop(journal, None)
 
     def sync(self) -> None:
-        """Syncs, of every journal, the segments from the one on that was the newest last time."""
+        """Syncs, of every journal, the segments from the one on that was the newest last time.
+
+        What fails with one journal holds up no other: the first OSError is raised when all have had their turn.
+        """
         with self._lock:
             journals = list(self._journals.items())
+        failed: OSError | None = None
         for journal, since in journals:
-            names = sorted(path.name for path in journal.glob("*.journal") if path.name >= since)
-            for name in names:
-                descriptor = os.open(journal / name, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+            try:
+                newest = _sync(journal, since)
+            except OSError as error:
+                failed = failed or error
+                continue
             with self._lock:
-                if names and journal in self._journals:
-                    self._journals[journal] = names[-1]
+                if journal in self._journals:
+                    self._journals[journal] = newest
+        if failed is not None:
+            raise failed
 
     def _run(self) -> None:
         while not self._leave.wait(self._period):
@@ -63,3 +67,27 @@ class Fsync:
                 if not self._failed:
                     self._failed = True
                     logger.warning("a journal could not be synced to the disk: %s", error)
+
+
+def _sync(journal: Path, since: str) -> str:
+    """Syncs the segments whose names are not before this one; returns the newest of them."""
+    newest = since
+    for name in sorted(path.name for path in journal.glob("*.journal") if path.name >= since):
+        try:
+            sync_path(journal / name)
+        except FileNotFoundError:
+            continue  # Kafka has it, and it was removed just now
+        newest = name
+    if newest != since:  # a file whose name is lost is lost
+        for folder in (journal,) if since else (journal, journal.parent, journal.parent.parent):
+            sync_path(folder)
+    return newest
+
+
+def sync_path(path: Path) -> None:
+    """Has a file, or the names in a folder, outlast a loss of power. OSError where that fails."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

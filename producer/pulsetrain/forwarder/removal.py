@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pulsetrain.forwarder.acknowledgement import Counters
-from pulsetrain.forwarder.checkpoint import BASE_FILE, Checkpoint, make_base, sync
+from pulsetrain.forwarder.checkpoint import BASE_FILE, Checkpoint, make_base
+from pulsetrain.forwarder.durability import sync_path
 from pulsetrain.forwarder.ownership import Ownership
 from pulsetrain.forwarder.pump import confirmed_of
 from pulsetrain.forwarder.tail import Identity, Tail, read_identity
@@ -222,4 +223,4 @@ def _write_down(directory: Path, entry: Removed) -> None:
     finally:
         os.close(descriptor)
     if not size:
-        sync(directory)
+        sync_path(directory)
