@@ -25,15 +25,15 @@ from tests.waiting import wait_for
 
 
 class WriterProcess:
-    """`pulsetrain consumer writer`, as a process."""
+    """`pulsetrain consumer writer`, as a process; `command` is the module that is the `pulsetrain` command."""
 
-    def __init__(self, pipeline: "Pipeline", number: int, options: Sequence[str]) -> None:
+    def __init__(self, pipeline: "Pipeline", number: int, options: Sequence[str], command: str) -> None:
         self.port_file = pipeline.directory / f"writer-{number}.port"
         self.log_file = pipeline.directory / f"writer-{number}.log"
-        command = [sys.executable, "-m", "pulsetrain.commands", "consumer", "writer"]
+        fixed = ["--port-file", str(self.port_file), "--session-timeout", "6"]
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "--port-file", str(self.port_file), "--session-timeout", "6", *options],
+                [sys.executable, "-m", command, "consumer", "writer", *fixed, *options],
                 env=pipeline.env,
                 stdout=log,
                 stderr=log,
@@ -104,8 +104,8 @@ class Pipeline:
         migrate(self.address)
         self.client = connect(self.address)
 
-    def writer(self, *options: str) -> WriterProcess:
-        process = WriterProcess(self, len(self.writers), options)
+    def writer(self, *options: str, command: str = "pulsetrain.commands") -> WriterProcess:
+        process = WriterProcess(self, len(self.writers), options, command)
         self.writers.append(process)
         return process
 
