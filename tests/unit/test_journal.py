@@ -357,3 +357,16 @@ def test_sigkill_in_a_tight_loop_loses_nothing_that_returned_and_reading_meanwhi
         os.close(descriptor)
     assert seen == list(range(1, len(seen) + 1))
     assert count <= len(seen) <= count + 1
+
+
+def test_a_shape_that_is_new_when_a_segment_is_full_is_told_from_those_that_follow(tmp_path):
+    for before in range(40, 70):  # among them every way in which its declaration does not fit any more
+        journal = JournalWriter(tmp_path / str(before), segment_bytes=4096)
+        logged = [("ab"[row % 2], float(row)) for row in range(before)]
+        logged += [("cdef"[row % 4], float(row)) for row in range(40)]
+        for key, value in logged:
+            journal.row((key,), [value], 0, 0.0)
+        with JournalReader(journal.directory) as reader:
+            found = [(*b.keys, v) for b in reader if isinstance(b, RowBlock) for v in b.values[:, 0].tolist()]
+        assert found == logged
+        journal.close()

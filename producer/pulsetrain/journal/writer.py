@@ -214,15 +214,21 @@ class JournalWriter:
         if self._remembered > MAX_REMEMBERED_BYTES:
             self._shapes = {}
             self._remembered = 0
-        number = self._next_shape
-        self._next_shape = number + 1
-        body = _shape_body(number, keys)
         packing = struct.Struct(f"@QQqd{len(keys)}d")  # native is twice as fast as "<", and the same on these machines
         row_extent = extent_of(packing.size)
-        if self._offset + extent_of(len(body)) + row_extent > self._limit:
-            self._roll(extent_of(len(body)) + row_extent)
-        shapes = self._shapes
-        self._append(lambda _: body, numbered=False)
+        shape_extent = extent_of(len(_shape_body(0, keys)))
+        if self._offset + shape_extent + row_extent > self._limit:
+            self._roll(shape_extent + row_extent)
+        shapes, number = self._shapes, 0
+
+        def declaration(_: int) -> bytes:
+            """With a number of the segment that it is stored in, which begins to count anew."""
+            nonlocal shapes, number
+            shapes, number = self._shapes, self._next_shape
+            self._next_shape = number + 1
+            return _shape_body(number, keys)
+
+        self._append(declaration, numbered=False)
         if self._shapes is shapes:
             shapes[keys] = _Shape(packing.pack, packing.size, row_extent, body_word(ROW, number))
             self._remembered += SHAPE_BYTES + KEY_BYTES * len(keys)
