@@ -100,6 +100,9 @@ class WriterSink:
             raise Unprocessable("undecodable", str(error)) from error
         except registry.RegistryError as error:
             raise StoreUnavailable(str(error)) from error
+        except Exception as error:  # a fault of ours must not stop the partition: what is put aside can be replayed
+            log.exception("a message cannot be read for a reason that nobody thought of")
+            raise Unprocessable("undecodable", repr(error)) from error
         if isinstance(event, DeadLetter):
             event = PlacedLetter(event, record.partition.number, record.offset)
         return Message(record, event, route.rows(event))
