@@ -228,11 +228,9 @@ def _judge_runs(world: World, project: str, workloads: Sequence[Workload], verdi
     """The state of every run, and the product's own account of the loss."""
     states = dict(world.query("SELECT run_id, state FROM runs WHERE project = %(project)s", {"project": project}))
     for run_id in {workload.run_id for workload in workloads}:
-        last = [workload for workload in workloads if workload.run_id == run_id][-1]
         mates = [workload for workload in workloads if workload.run_id == run_id]
-        wanted = {"killed"} if last.killed else {"finished"}
-        if len(mates) > 1:
-            wanted = {"killed", "finished"}
+        wanted = {"killed" if mate.killed else "finished" for mate in mates}
+        wanted |= {"finished" for mate in mates if mate.killed and mate.ledger.finishing}
         if states.get(run_id) not in wanted:
             verdict.complain(f"run {run_id} is {states.get(run_id)}, not {' or '.join(wanted)}")
     missing = world.query(

@@ -30,7 +30,7 @@ class Ledger:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.name = path.stem
-        size = _SLOTS * _WORDS * 8
+        size = (_SLOTS * _WORDS + 1) * 8
         descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
         try:
             if create:
@@ -55,6 +55,14 @@ class Ledger:
     def dropped(self, slot: int, rows: int) -> None:
         """So many rows of this stream were not kept."""
         self._words[slot * _WORDS + 2] = rows
+
+    def finishes(self) -> None:
+        """The process is about to finish its run: a kill from now on may come before that or after it."""
+        self._words[_SLOTS * _WORDS] = 1
+
+    @property
+    def finishing(self) -> bool:
+        return bool(self._words[_SLOTS * _WORDS])
 
     def counted(self) -> list[Counted]:
         """The streams that have begun."""

@@ -68,6 +68,7 @@ def main() -> None:
             os.waitpid(child, 0)
     else:
         _log(run, ledger, 0, options, pace)
+    ledger.finishes()
     run.finish()
 
 

@@ -417,8 +417,7 @@ class World:
         """kill -9 of a training process and what it has forked."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(workload.process.pid, signal.SIGKILL)
-        workload.process.wait()
-        workload.killed = True
+        workload.killed = workload.process.wait() == -signal.SIGKILL
 
     def stop_training(self, project: str, timeout: float) -> None:
         """Asks the processes of a project to end, and waits until they have."""
