@@ -19,9 +19,12 @@ from pulsetrain.forwarder.liveness import created
 from pulsetrain.forwarder.memory_delivery import MemoryBroker, MemoryDelivery
 from pulsetrain.forwarder.ownership import Ownership
 from pulsetrain.forwarder.places import LOCAL, Place, Registration, read_json
+from pulsetrain.forwarder.removal import removed
+from pulsetrain.forwarder.retention import Policy, Retention
 from pulsetrain.forwarder.service import Forwarder
 from pulsetrain.forwarder.tail import read_identity
 from pulsetrain.forwarder.telemetry import Telemetry
+from pulsetrain.journal.room import Usage
 from pulsetrain_schemas import events
 from pulsetrain_schemas.framing import SINGLE_OBJECT
 from pulsetrain_schemas.registry import RegistryUnavailable
@@ -325,3 +328,44 @@ def test_a_run_sees_the_gpus_that_its_process_may_use(tmp_path):
     assert gpus == {"1"}
     assert records(registered[0], "heartbeat")
     journal.close()
+
+
+def test_the_directories_of_its_runs_are_looked_after_and_their_fill_is_in_the_status(house, tmp_path):
+    policy = Policy(max_bytes=100_000, grace=0.0)
+    house.forwarder._retention = retention = Retention(house.place.directories, policy)
+    journal = start_run(tmp_path / "runs" / "run-1-r1", mode="offline")
+    for step in range(2000):
+        journal.row(("loss",), (1.0,), step, 1.76e9)
+    house.register(journal.directory)
+    house.tick_until(lambda: house.place.directories.exists(), "the directory's entry")
+    retention.look()
+
+    def said():
+        return (read_json(house.place.status) or {}).get("notice")
+
+    house.tick_until(said, "the notice")
+    status = read_json(house.place.status)
+    assert status["journal_limit"] == 100_000
+    assert status["journal_bytes"] > 100_000
+    assert str(tmp_path / "runs") in status["notice"]
+    assert Usage.load(tmp_path / "runs").notice == status["notice"]
+    journal.close()
+
+
+def test_a_run_that_ends_is_removed_in_time_by_the_forwarder_that_sent_it(house, tmp_path):
+    house.forwarder._retention = retention = Retention(house.place.directories, Policy(retention=0.0, grace=0.0))
+    journal = start_run(tmp_path / "runs" / "run-1-r1")
+    journal.row(("loss",), (1.0,), 0, 1.76e9)
+    house.register(journal.directory)
+    house.tick_until(lambda: house.broker.of("metrics"), "the row")
+    retention.look()
+    assert journal.directory.exists()
+    journal.event("finish", {"state": "finished", "exit_code": 0})
+    journal.close()
+    house.tick_until(lambda: not house.registered(), "the end of the run and of its samples")
+    retention.look()
+    assert [path.name for path in (tmp_path / "runs").glob("*run-*")] == []
+    assert {entry.identity.role for entry in removed(tmp_path / "runs").values()} == {"run", "system"}
+    house.place.register(journal.directory.name, Registration(str(journal.directory), 2**22 + 1, 1.0))
+    house.tick_until(lambda: not house.registered(), "the end of a registration whose journal was removed")
+    assert not (tmp_path / "runs" / "run-1-r1").exists()
