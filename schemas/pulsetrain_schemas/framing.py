@@ -8,6 +8,8 @@ the schemas that they write with where readers find them: see `Schemas`, and `pu
 """
 
 import struct
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 from pulsetrain_schemas import catalog
@@ -21,6 +23,8 @@ Payload = bytes | bytearray | memoryview
 _SINGLE_OBJECT = b"\xc3\x01"
 _SINGLE_OBJECT_BYTES = 10
 _CONFLUENT = struct.Struct(">bI")
+# How many ids the registry is asked for in vain in a second: messages that name made-up ones must not hold up others.
+_MISSES_A_SECOND = 20
 
 
 class UnknownSchema(DecodeError):
@@ -89,8 +93,16 @@ class Confluent:
     registry itself are RegistryError, no DecodeError: they say nothing about the message.
     """
 
-    def __init__(self, registry: Registry, single_object: SingleObject | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        single_object: SingleObject | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._registry = registry
+        self._monotonic = monotonic
+        self._missed: set[int] = set()
+        self._missed_since = monotonic()
         self._single_object = single_object or SINGLE_OBJECT
         self._headers: dict[str, bytes] = {}
         self._schemas: dict[int, Schema] = {}
@@ -117,8 +129,15 @@ class Confluent:
         return schema, view[_CONFLUENT.size :]
 
     def _find(self, schema_id: int) -> Schema:
+        now = self._monotonic()
+        if now - self._missed_since >= 1.0:
+            self._missed.clear()
+            self._missed_since = now
+        if schema_id in self._missed or len(self._missed) >= _MISSES_A_SECOND:
+            raise UnknownSchema(f"the registry was not asked for the id {schema_id}: too many were not there just now")
         document = self._registry.by_id(schema_id)
         if document is None:
+            self._missed.add(schema_id)
             raise UnknownSchema(f"the registry has no schema with the id {schema_id}")
         schema = catalog.recognise(document)
         if schema is None:

@@ -21,7 +21,7 @@ from pulsetrain_schemas import addresses, catalog
 from pulsetrain_schemas.catalog import Schema
 from pulsetrain_schemas.framing import Confluent, Framing, SingleObject
 from pulsetrain_schemas.registry import Registry, RegistryUnavailable
-from pulsetrain_schemas.schema_topic import SchemaTopic, TopicMissing
+from pulsetrain_schemas.schema_topic import NoSchemaTopic, SchemaTopic
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class PublishedSchemas:
                 if unsound:
                     self._topic.write({f: json.dumps(schema.document).encode() for f, schema in unsound.items()})
                 self._published.update(missing)
-            except TopicMissing as error:
+            except NoSchemaTopic as error:
                 log.info("readers of other versions cannot learn of this one's schemas: %s", error)
                 self._publish_at = self._monotonic() + NO_TOPIC_SECONDS
                 return
@@ -139,7 +139,7 @@ class PublishedSchemas:
     def _look(self) -> None:
         try:
             self._content, self._outage = self._topic.read(), None
-        except TopicMissing:
+        except NoSchemaTopic:
             self._content, self._outage = {}, None
         except RegistryUnavailable as error:
             self._outage = str(error)

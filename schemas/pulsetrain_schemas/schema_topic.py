@@ -40,8 +40,8 @@ _PRODUCER: Mapping[str, Any] = {
 }
 
 
-class TopicMissing(RegistryUnavailable):
-    """The cluster has no topic for schemas: it was set up by an earlier release."""
+class NoSchemaTopic(RegistryUnavailable):
+    """There is no topic for schemas that we may use: an earlier release set the cluster up, or it is kept from us."""
 
 
 class SchemaTopic:
@@ -54,7 +54,7 @@ class SchemaTopic:
         """What the topic holds now, by fingerprint, the newest 1,000 of it. Raises RegistryUnavailable."""
         address = self._address()
         from kafka import KafkaConsumer
-        from kafka.errors import KafkaError
+        from kafka.errors import AuthorizationError, KafkaError
 
         try:
             consumer = KafkaConsumer(**_CONSUMER, **address.client_config())
@@ -62,6 +62,8 @@ class SchemaTopic:
                 return _read(consumer)
             finally:
                 consumer.close()
+        except AuthorizationError as error:
+            raise NoSchemaTopic(f"Kafka at {address} does not let us read {TOPIC}: {error!r}") from error
         except (KafkaError, OSError) as error:
             raise RegistryUnavailable(f"the schemas on Kafka at {address} cannot be read: {error!r}") from error
 
@@ -69,7 +71,7 @@ class SchemaTopic:
         """Returns once Kafka has these, by fingerprint. Raises RegistryUnavailable."""
         address = self._address()
         from kafka import KafkaProducer
-        from kafka.errors import KafkaError
+        from kafka.errors import AuthorizationError, KafkaError
 
         try:
             producer = KafkaProducer(**_PRODUCER, **address.client_config())
@@ -80,6 +82,8 @@ class SchemaTopic:
                     future.get(timeout=1)
             finally:
                 producer.close(timeout=1)
+        except AuthorizationError as error:
+            raise NoSchemaTopic(f"Kafka at {address} does not let us write to {TOPIC}: {error!r}") from error
         except (KafkaError, OSError) as error:
             raise RegistryUnavailable(f"no schema can be published on Kafka at {address}: {error!r}") from error
 
@@ -98,7 +102,7 @@ def _read(consumer: Any) -> dict[bytes, bytes]:
 
     partitions = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC)]
     if not partitions:
-        raise TopicMissing(f"this cluster has no topic {TOPIC}; `pulsetrain topics` makes it")
+        raise NoSchemaTopic(f"this cluster has no topic {TOPIC}; `pulsetrain topics` makes it")
     consumer.assign(partitions)
     consumer.seek_to_beginning(*partitions)
     ends = consumer.end_offsets(partitions, timeout_ms=_ANSWER_MS)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from kafka.admin import KafkaAdminClient
+from kafka.errors import TopicAuthorizationFailedError
 
 from pulsetrain_schemas import catalog, events, published, schema_topic
 from pulsetrain_schemas.addresses import AddressError, KafkaAddress
@@ -19,7 +20,7 @@ from pulsetrain_schemas.events import Origin, RunEvent
 from pulsetrain_schemas.framing import Confluent, SingleObject, UnknownSchema
 from pulsetrain_schemas.published import PublishedSchemas
 from pulsetrain_schemas.registry import RegistryUnavailable
-from pulsetrain_schemas.schema_topic import LARGEST_SCHEMA_BYTES, MOST_SCHEMAS, SchemaTopic, TopicMissing
+from pulsetrain_schemas.schema_topic import LARGEST_SCHEMA_BYTES, MOST_SCHEMAS, NoSchemaTopic, SchemaTopic
 from pulsetrain_schemas.topics import TOPICS, create_or_check
 from tests.versions import newer
 from tests.waiting import wait_for
@@ -125,14 +126,14 @@ def test_where_the_topic_cannot_be_read_it_is_waited_for_longer_and_not_for_ever
 
 def test_a_cluster_without_the_topic_is_one_where_nothing_is_published():
     topic, clock = FakeTopic(), Clock()
-    topic.failure = TopicMissing("no topic")
+    topic.failure = NoSchemaTopic("no topic")
     schemas = PublishedSchemas(topic, monotonic=clock)
     assert finds(schemas, UNKNOWN) == "wait"
     clock.time += published.PATIENCE
     assert schemas.find(UNKNOWN) is None
 
 
-@pytest.mark.parametrize("failure", [None, TopicMissing("no topic"), RegistryUnavailable("away")])
+@pytest.mark.parametrize("failure", [None, NoSchemaTopic("no topic"), RegistryUnavailable("away")])
 def test_without_patience_nothing_is_waited_for(failure: RegistryUnavailable | None):
     topic = FakeTopic()
     topic.failure = failure
@@ -220,7 +221,7 @@ def test_publishing_is_tried_again_until_the_broker_is_there(monkeypatch: pytest
 
 def test_a_cluster_without_the_topic_is_asked_again_with_a_later_message(caplog: pytest.LogCaptureFixture):
     topic, clock = FakeTopic(), Clock()
-    topic.failure = TopicMissing("no topic pulsetrain.schemas")
+    topic.failure = NoSchemaTopic("no topic pulsetrain.schemas")
     writer = SingleObject(PublishedSchemas(topic, monotonic=clock))
 
     def send() -> None:
@@ -285,10 +286,28 @@ def test_a_broker_that_is_not_there_is_an_outage(monkeypatch: pytest.MonkeyPatch
         topic.write({UNKNOWN: b"x"})
 
 
+def test_every_schema_of_ours_fits_the_topic():
+    for name in catalog.names():
+        assert len(text(catalog.current(name))) < LARGEST_SCHEMA_BYTES / 4
+
+
+def test_a_topic_that_is_kept_from_us_is_as_none(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise TopicAuthorizationFailedError({schema_topic.TOPIC})
+
+    monkeypatch.setattr("kafka.KafkaConsumer", refuse)
+    monkeypatch.setattr("kafka.KafkaProducer", refuse)
+    topic = SchemaTopic(lambda: KafkaAddress(("host:1",)))
+    with pytest.raises(NoSchemaTopic, match="does not let us read"):
+        topic.read()
+    with pytest.raises(NoSchemaTopic, match="does not let us write"):
+        topic.write({UNKNOWN: b"x"})
+
+
 @pytest.mark.kafka
 def test_a_process_that_ends_after_its_first_message_has_published_its_schema(kafka_broker: str):
     topic = SchemaTopic(lambda: KafkaAddress((kafka_broker,)))
-    with pytest.raises(TopicMissing, match="`pulsetrain topics`"):
+    with pytest.raises(NoSchemaTopic, match="`pulsetrain topics`"):
         topic.read()
     with KafkaAdminClient(bootstrap_servers=kafka_broker) as admin:
         create_or_check(admin, [TOPICS["schemas"]], replication_factor=1)

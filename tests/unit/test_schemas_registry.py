@@ -215,6 +215,19 @@ def test_a_version_that_only_the_registry_knows_is_resolved(fake: FakeRegistry):
     assert decode(payload, LogBatch, Confluent(Registry(fake.url()))).lines == ["line"]
 
 
+def test_a_flood_of_ids_that_are_not_there_costs_twenty_questions_a_second(fake: FakeRegistry):
+    now = 0.0
+    reader = Confluent(Registry(fake.url()), monotonic=lambda: now)
+    for _ in range(2):
+        for schema_id in [*range(500), *range(500)]:
+            with pytest.raises(UnknownSchema):
+                reader.unframe(b"\x00" + schema_id.to_bytes(4, "big") + b"body")
+        now += 1.0
+    assert len(fake.asked) == 40
+    fake.schemas[7] = json.dumps(catalog.load("logs"))
+    assert reader.unframe(b"\x00\x00\x00\x00\x07body")[0] is catalog.current("logs")
+
+
 @pytest.mark.parametrize("schema", ['"string"', '["null", "int"]', '{"type": "record", "name": "Other", "fields": []}'])
 def test_a_schema_that_is_none_of_ours_and_an_unknown_id_are_unknown_schemas(fake: FakeRegistry, schema: str):
     fake.schemas[9] = schema
