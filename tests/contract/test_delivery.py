@@ -289,7 +289,7 @@ def scripted() -> Iterator[tuple[KafkaDelivery, list[ScriptedProducer], list[Kaf
     producers: list[ScriptedProducer] = []
     addresses: list[KafkaAddress | None] = [KafkaAddress(("a:1",))]
 
-    def make(address: KafkaAddress) -> ScriptedProducer:
+    def make(address: KafkaAddress, patience: float) -> ScriptedProducer:
         producers.append(ScriptedProducer())
         return producers[-1]
 
@@ -345,7 +345,7 @@ def test_without_an_address_it_waits_and_connects_when_there_is_one(tmp_path: Pa
     producers: list[ScriptedProducer] = []
     addresses: list[KafkaAddress | None] = [None]
 
-    def make(address: KafkaAddress) -> ScriptedProducer:
+    def make(address: KafkaAddress, patience: float) -> ScriptedProducer:
         producers.append(ScriptedProducer())
         return producers[-1]
 

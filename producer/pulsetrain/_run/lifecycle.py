@@ -13,7 +13,7 @@ from pulsetrain._run import beginning, environment, names
 from pulsetrain._run.beginning import Beginning
 from pulsetrain._run.config import as_mapping
 from pulsetrain._run.console import ConsoleCapture
-from pulsetrain._run.ending import Ending
+from pulsetrain._run.ending import Ending, HeldInterrupts, held_interrupts
 from pulsetrain._run.errors import UsageError
 from pulsetrain._run.faults import Faults, tell
 from pulsetrain._run.history import History, NoHistory
@@ -251,10 +251,10 @@ class _GoingBack:
             self._thread = threading.Thread(target=self._carry, args=(step,), name="pulsetrain-carry", daemon=True)
             self._thread.start()
 
-    def wait(self) -> None:
+    def wait(self, held: HeldInterrupts) -> None:
         """Before the run ends."""
         if self._thread is not None:
-            self._thread.join(BACK_JOIN_SECONDS)
+            held.join(self._thread, BACK_JOIN_SECONDS)
 
     def forsake(self) -> None:
         """In a forked child there is no such thread."""
@@ -279,6 +279,7 @@ class _Active:
         self.pid = os.getpid()
         self._console: ConsoleCapture | None = None
         self._git: threading.Thread | None = None
+        self._ended_as = ""
 
     def begin_watching(self) -> None:
         """Console, git, forwarder: what needs the run to be there."""
@@ -293,31 +294,39 @@ class _Active:
             self._git.start()
         self.link.watch()
 
-    def end(self, state: str, exit_code: int, *, quiet: bool) -> None:
-        """Writes the end down, and waits for its delivery."""
+    def close(self, state: str, exit_code: int, held: HeldInterrupts) -> None:
+        """Writes the end down."""
         history = self.history
         if os.getpid() != self.pid:  # a forked child: its own journal ends, the run does not
-            history.close("finish", {"state": state, "exit_code": exit_code, "time": time.time()})
+            data = {"state": state, "exit_code": exit_code, "time": time.time(), "dropped": history.dropped}
+            history.close("finish", data)
             return
         if self._console is not None:
             self._console.stop()
         if self._git is not None:
-            self._git.join(GIT_JOIN_SECONDS)
+            held.join(self._git, GIT_JOIN_SECONDS)
         if self._back is not None:
-            self._back.wait()
+            self._back.wait(held)
         data = {"state": state, "exit_code": exit_code, "time": time.time(), "dropped": history.dropped}
         history.close("finish", data)
-        if self.link is None:
+        self._ended_as = state + (f", exit code {exit_code}" if exit_code else "")
+
+    def wait(self, held: HeldInterrupts, *, quiet: bool = False, since: float) -> None:
+        """Waits for the delivery of what was closed, for the run's `finish_timeout` from `since` (monotonic) on."""
+        if self.link is None or os.getpid() != self.pid:
             return
-        settings = self.run.settings
+        history, settings = self.history, self.run.settings
         quiet = quiet or settings.quiet or settings.silent
         if history.dropped and not settings.silent:
             tell(f"{history.dropped:,} rows of run {self.run.name} were not kept")
         if settings.mode == "online" and history.directory is not None:
-            self.link.wait_delivered(history.directory, history.sequence, settings.finish_timeout, quiet=quiet)
+            left = max(0.0, since + settings.finish_timeout - time.monotonic())
+            self.link.wait_delivered(
+                history.directory, history.sequence, left, quiet=quiet, is_interrupted=held.is_interrupted
+            )
         self.link.stop()
         if not quiet:
-            tell(f"run {self.run.name} ({self.run.id}) {state}" + (f", exit code {exit_code}" if exit_code else ""))
+            tell(f"run {self.run.name} ({self.run.id}) {self._ended_as}")
 
     def forsake(self) -> None:
         """In a forked child: nothing in the background goes on here, and the journal is the parent's."""
@@ -338,6 +347,16 @@ class _Active:
 
 
 def _end(run: Run, state: str, exit_code: int, quiet: bool) -> None:
+    with held_interrupts() as held:
+        active = _take_out(run)
+        if active is not None:
+            since = time.monotonic()
+            active.close(state, exit_code, held)
+            active.wait(held, quiet=quiet, since=since)
+
+
+def _take_out(run: Run) -> "_Active | None":
+    """The run is not among the active ones any more. None where it was not."""
     global current
     with _lock:
         active = next((one for one in _runs if one.run is run), None)
@@ -345,8 +364,7 @@ def _end(run: Run, state: str, exit_code: int, quiet: bool) -> None:
             _runs.remove(active)
         if current is run:
             current = _runs[-1].run if _runs else None
-    if active is not None:
-        active.end(state, exit_code, quiet=quiet)
+    return active
 
 
 def finish(exit_code: int | None = None, quiet: bool | None = None) -> None:
@@ -356,8 +374,14 @@ def finish(exit_code: int | None = None, quiet: bool | None = None) -> None:
 
 
 def _finish_all(exit_code: int, state: str) -> None:
-    for active in reversed(_runs.copy()):
-        active.run.end(state, exit_code)
+    """At the end of the program: first every run's end is written down, then all are waited for."""
+    with held_interrupts() as held:
+        since = time.monotonic()
+        ending = [active for one in reversed(_runs.copy()) if (active := _take_out(one.run)) is not None]
+        for active in ending:
+            active.close(state, exit_code, held)
+        for active in ending:
+            active.wait(held, since=since)
 
 
 def _after_fork() -> None:

@@ -115,7 +115,7 @@ class Run:
         """Ends the run: finished, or failed with an exit code other than 0. A second call does nothing.
 
         Online, it waits until Kafka has everything, at most `finish_timeout` (60 s), and about two seconds when the
-        broker is away. Nothing is lost if it gives up: the forwarder goes on.
+        broker is away; Ctrl-C leaves the wait. Nothing is lost if it gives up: the forwarder goes on.
         """
         code = int(exit_code or 0)
         self.end(FAILED if code else FINISHED, code, quiet=bool(quiet))

@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF = 0.25
 LAST_BACKOFF = 5.0
+# How long a broker has to answer a producer that is made: little at first, for whoever ends a run waits to hear that
+# there is none, and more with each try, for one that is far away.
+FIRST_PATIENCE = 1.0
+LAST_PATIENCE = 4.0
 STALL_SECONDS = 3.0  # without a confirmation: the broker counts as away, and its address is asked for again
 GIVE_UP_SECONDS = 12.0  # without one: a producer with unsent batches keeps a core busy, one that is made anew does not
 BLOCK_SECONDS = 5.0  # the longest that one call into the producer may take
@@ -38,7 +42,6 @@ PRODUCER_CONFIG = {
     "linger_ms": 0,
     "max_request_size": 8 << 20,
     "max_block_ms": int(BLOCK_SECONDS * 1000),
-    "bootstrap_timeout_ms": 2000,
     "reconnect_backoff_max_ms": 1000,
     # A topic that is missing is an operator's error; a client that made one would give it the wrong partitions.
     "allow_auto_create_topics": False,
@@ -61,9 +64,9 @@ class _Producer(KafkaProducer):  # type: ignore[misc]
         self._sender.force_close()
 
 
-def connect(address: KafkaAddress) -> _Producer:
-    """A producer that has found its broker. KafkaError or OSError where there is none."""
-    return _Producer(**PRODUCER_CONFIG, **address.client_config())
+def connect(address: KafkaAddress, patience: float) -> _Producer:
+    """A producer that has found its broker. KafkaError or OSError where there is none within `patience` seconds."""
+    return _Producer(**PRODUCER_CONFIG, bootstrap_timeout_ms=int(patience * 1000), **address.client_config())
 
 
 class KafkaDelivery:
@@ -76,7 +79,7 @@ class KafkaDelivery:
         resolve: Callable[[], KafkaAddress | None],
         *,
         notify: Callable[[], None] = lambda: None,
-        make_producer: Callable[[KafkaAddress], Any] = connect,
+        make_producer: Callable[[KafkaAddress, float], Any] = connect,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._resolve = resolve
@@ -93,6 +96,7 @@ class KafkaDelivery:
         self._generation = 0
         self._heard_at = monotonic()
         self._backoff = FIRST_BACKOFF
+        self._patience = FIRST_PATIENCE
         self._state = BrokerState("unknown")
         self._producer: Any = None
         self._address: KafkaAddress | None = None
@@ -156,13 +160,14 @@ class KafkaDelivery:
             if address is None:
                 self._away("no Kafka is known: start a local stack with `pulsetrain up`, or set PULSETRAIN_KAFKA")
             else:
-                self._producer = self._make_producer(address)
+                self._producer = self._make_producer(address, self._patience)
                 self._address = address
         except KafkaTimeoutError:
             self._away(f"no broker answers at {address}; what is logged waits in the journals")
         except (KafkaError, OSError, AddressError, ValueError, AssertionError) as error:
             self._away(describe(error))
         if self._producer is None:
+            self._patience = min(2 * self._patience, LAST_PATIENCE)
             self._leave.wait(self._backoff)
             self._backoff = min(2 * self._backoff, LAST_BACKOFF)
         else:
