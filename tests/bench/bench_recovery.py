@@ -104,10 +104,16 @@ def measure(running: Flow, kill: Callable[[], None], rounds: int, seed: int = 1)
     return seen
 
 
-def service_pid(environment: Mapping[str, str], name: str) -> int:
-    """The process of a service of the stack."""
-    services = json.loads((Path(environment["PULSETRAIN_HOME"]) / "stack.json").read_text())["services"]
-    return next(int(service["pid"]) for service in services if service["name"] == name)
+def kill_service(environment: Mapping[str, str], name: str) -> None:
+    """kill -9 of a service of the stack, as soon as it runs."""
+
+    def running() -> int | None:
+        services = json.loads((Path(environment["PULSETRAIN_HOME"]) / "stack.json").read_text())["services"]
+        return next((service["pid"] for service in services if service["name"] == name), None)
+
+    pid = wait_for(running, 30, f"a {name} that runs")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
 
 
 def usual(running: Flow, rounds: int) -> list[float]:
@@ -117,7 +123,7 @@ def usual(running: Flow, rounds: int) -> list[float]:
 
 def writer(running: Flow, rounds: int) -> list[float]:
     """The only writer is killed; the supervisor starts another one."""
-    return measure(running, lambda: os.kill(service_pid(running.environment, "writer"), signal.SIGKILL), rounds)
+    return measure(running, lambda: kill_service(running.environment, "writer"), rounds)
 
 
 def one_of_two_writers(running: Flow, rounds: int) -> list[float]:

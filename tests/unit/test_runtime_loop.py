@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pulsetrain_consumers.runtime.batching import Limits
-from pulsetrain_consumers.runtime.broker import Partition, Position
+from pulsetrain_consumers.runtime.broker import CommitRefused, Partition, Position
 from pulsetrain_schemas import events
 from tests.writer_rig import GROUP, METRICS, Crash, Rig, expected_points, metric_batch
 
@@ -109,6 +109,27 @@ def test_a_process_whose_commit_is_refused_stores_nothing_of_what_it_announced()
     process.executor.run()
     assert rig.points() == {}
     assert process.count("errors_total", kind="commit_refused") == 1
+
+
+def test_after_a_refused_commit_nothing_is_skipped_for_what_was_polled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The partitions deliver on from where they were until they are sought; that is no gap."""
+    rig = Rig()
+    process = rig.process()
+    rig.settle(process, 3)
+    send(rig, "w", 1, 10)
+
+    def refuse(_positions: object) -> None:
+        raise CommitRefused("the group rebalances")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process.member, "commit", refuse)
+        process.loop.tick(0)
+    send(rig, "w", 11, 20)
+    rig.clock.time += 1
+    rig.settle(process)
+    assert rig.points() == expected_points("w", 1, 20)
+    assert process.count("expired_offsets_total", topic=METRICS) == 0
+    assert committed(rig) == (2, None)
 
 
 def test_garbage_goes_to_the_dead_letters_and_the_partition_goes_on() -> None:

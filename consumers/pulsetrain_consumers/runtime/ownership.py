@@ -61,7 +61,10 @@ class Owned(Generic[M]):
 
 
 class Ownership(Generic[M]):
-    """Which partitions are assigned, and for which of them the place to read on from is known."""
+    """Which partitions are assigned, and for which of them the place to read on from is known.
+
+    Before the moment `locate_at`, on the clock that never goes back, nobody is to be asked for such places.
+    """
 
     def __init__(self, consumer: Consumer, limits: Limits, new_era: Callable[[], str]) -> None:
         self._consumer = consumer
@@ -70,6 +73,7 @@ class Ownership(Generic[M]):
         self._owned: dict[Partition, Owned[M]] = {}
         self._unlocated: set[Partition] = set()
         self._assignments = 0
+        self.locate_at = 0.0
 
     def __iter__(self) -> Iterator[Owned[M]]:
         return iter(self._owned.values())
