@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.ledger import Counted
 from tests.chaos.workload import ODD, ODD_EVERY, TEXT_EVERY, WIDE_KEYS
@@ -58,15 +59,16 @@ class _Stored:
 def wait_stored(world: World, project: str, settle: float = SETTLE_SECONDS) -> None:
     """Waits until every row that was logged is there, or nothing has changed for long."""
     wanted = sum(stream.returned - stream.dropped for stream in _streams(world.of(project)))
-    last, quiet = -1, 0.0
+    last, quiet = (-1, 0), 0.0
     while quiet < settle:
         rows = world.query(
             "SELECT count() FROM metrics WHERE project = %(project)s AND endsWith(metric, '/i')", {"project": project}
         )[0][0]
-        if rows >= wanted and not _unfinished(world, project):
+        missing = len(_missing(world, project))
+        if rows >= wanted and not missing and not _unfinished(world, project):
             return
-        quiet = quiet + 0.25 if rows == last else 0.0
-        last = rows
+        quiet = quiet + 0.25 if (rows, missing) == last else 0.0
+        last = (rows, missing)
         world.pause(0.25)
 
 
@@ -233,13 +235,17 @@ def _judge_runs(world: World, project: str, workloads: Sequence[Workload], verdi
         wanted |= {"finished" for mate in mates if mate.killed and mate.ledger.finishing}
         if states.get(run_id) not in wanted:
             verdict.complain(f"run {run_id} is {states.get(run_id)}, not {' or '.join(wanted)}")
-    missing = world.query(
+    for run_id, writer, produced, lacking in _missing(world, project):
+        verdict.complain(f"the view ingest: run {run_id}, writer {writer[:8]}: {lacking} of {produced} missing")
+
+
+def _missing(world: World, project: str) -> Sequence[tuple[Any, ...]]:
+    """What the product's own account of the loss complains of: run, writer, points produced, points missing."""
+    return world.query(
         "SELECT run_id, writer, produced_points + produced_texts, missing FROM ingest "
         "WHERE project = %(project)s AND missing != 0",
         {"project": project},
     )
-    for run_id, writer, produced, lacking in missing:
-        verdict.complain(f"the view ingest: run {run_id}, writer {writer[:8]}: {lacking} of {produced} missing")
 
 
 def verified(world: World, directory: Path, *options: str) -> str:
