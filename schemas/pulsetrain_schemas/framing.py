@@ -145,6 +145,13 @@ class Confluent:
         return schema
 
 
+def schema_id(payload: Payload) -> bytes:
+    """The bytes by which a framed message names its schema, whether that is known or not."""
+    view = memoryview(payload).cast("B")
+    framed = view[2:_SINGLE_OBJECT_BYTES] if view[:2] == _SINGLE_OBJECT else view[1 : _CONFLUENT.size]
+    return bytes(framed)
+
+
 def subject(name: str) -> str:
     """The registry's subject for the values of the topic whose messages have this schema."""
     topic = next(topic for topic in TOPICS.values() if topic.schema == name)

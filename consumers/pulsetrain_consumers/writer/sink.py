@@ -26,7 +26,7 @@ from pulsetrain_consumers.writer.tables import Kept, PlacedLetter
 from pulsetrain_schemas import events, registry
 from pulsetrain_schemas.columnar import DecodeError
 from pulsetrain_schemas.events import DeadLetter, LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
-from pulsetrain_schemas.framing import Framing, UnknownSchema
+from pulsetrain_schemas.framing import Framing, UnknownSchema, schema_id
 from pulsetrain_schemas.topics import TOPICS
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,8 @@ class WriterSink:
         names = list(route.tables([item.kept for item in stored.items])) if stored.items else []
         for name in names:
             items = [item for item in stored.items if item.record.offset not in stored.rejected]
-            self._insert(name, route, batch.token, items, stored)
+            for schema, group in _by_schema(items).items():
+                self._insert(name, route, f"{batch.token}/{schema}", group, stored)
         return stored
 
     def _without_duplicates(self, batch: Batch[WriterEvent]) -> _Stored:
@@ -229,6 +230,18 @@ class WriterSink:
         latency = self._telemetry.latency.labels(topic)
         for item in stored.items:
             latency.observe(max(0.0, now - _times(item.kept.event)[0] / 1e6))
+
+
+def _by_schema(items: Sequence[_Item]) -> Mapping[str, list[_Item]]:
+    """The items by the schema that their messages name: an insert of its own for each.
+
+    What cannot be read today may be readable when the batch is stored again, its schema published meanwhile or a newer
+    release at work. One insert under one token would then have other rows than the first time, and be dropped.
+    """
+    groups: dict[str, list[_Item]] = {}
+    for item in items:
+        groups.setdefault(schema_id(item.record.value or b"").hex(), []).append(item)
+    return groups
 
 
 def _ledger(entries: Sequence[tuple[Partition, _Item]], now: int) -> Columns:
