@@ -9,7 +9,9 @@ ALTER TABLE run_events
     ADD COLUMN parent_step        Nullable(Int64)  COMMENT 'the last step that it has from there',
     ADD COLUMN inherited_runs     Array(String)    COMMENT 'what a fork has from others: of which run',
     ADD COLUMN inherited_attempts Array(UInt32)    COMMENT 'of which attempt of that',
-    ADD COLUMN inherited_below    Array(Int64)     COMMENT 'the steps under this one';
+    ADD COLUMN inherited_below    Array(Int64)     COMMENT 'the steps under this one',
+    -- Forks are few: whoever looks for all of them reads next to nothing.
+    ADD INDEX  is_fork notEmpty(inherited_runs) TYPE minmax GRANULARITY 1;
 
 -- What later attempts replaced: of this attempt, the steps from `below` on. Attempts that nothing replaced have no row. It reads
 -- no metrics, so it is small; no array function touches the keys, so a filter on the run reaches the table.
@@ -99,7 +101,10 @@ UNION ALL
 SELECT m.* REPLACE (i.run_id AS run_id), toString(m.run_id) AS source_run_id
 FROM metrics AS m
 INNER JOIN inheritance AS i ON m.project = i.project AND m.run_id = i.source_run_id AND m.attempt = i.attempt
-WHERE m.step < i.below AND (m.project, m.run_id) IN (SELECT project, source_run_id FROM inheritance);
+WHERE m.step < i.below AND (m.project, m.run_id) IN
+    (
+        SELECT project, arrayJoin(inherited_runs) FROM run_events WHERE notEmpty(inherited_runs)
+    );
 
 -- The same for what is no number.
 CREATE VIEW latest_texts AS
@@ -114,7 +119,10 @@ UNION ALL
 SELECT t.* REPLACE (i.run_id AS run_id), toString(t.run_id) AS source_run_id
 FROM texts AS t
 INNER JOIN inheritance AS i ON t.project = i.project AND t.run_id = i.source_run_id AND t.attempt = i.attempt
-WHERE t.step < i.below AND (t.project, t.run_id) IN (SELECT project, source_run_id FROM inheritance);
+WHERE t.step < i.below AND (t.project, t.run_id) IN
+    (
+        SELECT project, arrayJoin(inherited_runs) FROM run_events WHERE notEmpty(inherited_runs)
+    );
 
 -- One row a run. What an event leaves NULL stays as it was; of several processes that speak for a run, the lowest rank of
 -- the latest attempt says its state. A run that is said to be running, and of which nothing was heard for five
