@@ -6,7 +6,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,16 @@ from tests.waiting import wait_for
 class WriterProcess:
     """`pulsetrain consumer writer`, as a process; `command` is the module that is the `pulsetrain` command."""
 
-    def __init__(self, pipeline: "Pipeline", number: int, options: Sequence[str], command: str) -> None:
+    def __init__(
+        self, pipeline: "Pipeline", number: int, options: Sequence[str], command: str, env: Mapping[str, str]
+    ) -> None:
         self.port_file = pipeline.directory / f"writer-{number}.port"
         self.log_file = pipeline.directory / f"writer-{number}.log"
         fixed = ["--port-file", str(self.port_file), "--session-timeout", "6"]
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", command, "consumer", "writer", *fixed, *options],
-                env=pipeline.env,
+                env={**pipeline.env, **env},
                 stdout=log,
                 stderr=log,
             )
@@ -104,8 +106,10 @@ class Pipeline:
         migrate(self.address)
         self.client = connect(self.address)
 
-    def writer(self, *options: str, command: str = "pulsetrain.commands") -> WriterProcess:
-        process = WriterProcess(self, len(self.writers), options, command)
+    def writer(
+        self, *options: str, command: str = "pulsetrain.commands", env: Mapping[str, str] | None = None
+    ) -> WriterProcess:
+        process = WriterProcess(self, len(self.writers), options, command, env or {})
         self.writers.append(process)
         return process
 
