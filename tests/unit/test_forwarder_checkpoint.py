@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pulsetrain._run.summary import SummaryFold
@@ -154,6 +154,25 @@ def test_the_base_stands_in_where_the_checkpoint_is_lost(run):
         read_identity(run.directory)
 
 
+def test_names_that_were_changed_in_removed_segments_are_known(tmp_path):
+    journal = start_run(tmp_path, pid=GONE, pid_created=1.0, first_step=10)
+    journal.event("update", {"name": "second", "tags": ["c"], "notes": None}, 1.76e9)
+    journal.event("update", {"first_step": 4}, 1.76e9)
+    fill(journal, 0, 4000)
+    pump, delivery = pump_of(journal.directory, MemoryBroker())
+    drain(pump, delivery, alive=True)
+    remove_before(journal.directory, make_base(journal.directory).position.segment)
+    tail = Tail(journal.directory)
+    assert {name: tail.start[name] for name in ("name", "tags", "notes", "first_step")} == {
+        "name": "second",
+        "tags": ["c"],
+        "notes": None,
+        "first_step": 4,
+    }
+    assert read_identity(journal.directory) == pump.identity
+    journal.close()
+
+
 def test_a_checkpoint_that_is_replaced_leaves_the_base_as_it_was(run):
     pump, delivery = pump_of(run.directory, MemoryBroker())
     drain(pump, delivery, alive=True)
@@ -256,6 +275,7 @@ def test_a_run_taken_for_killed_that_wrote_on_is_sent_to_its_true_end(run):
     assert events.decode(broker.of("runs")[-1].payload, events.RunEvent).state == "finished"
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_fold_that_is_restored_goes_on_as_the_one_whose_state_it_has(tmp_path_factory, data):
     journal = start_run(tmp_path_factory.mktemp("fold"), segment_bytes=1 << 16)

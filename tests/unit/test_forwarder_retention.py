@@ -9,10 +9,11 @@ import pytest
 
 from pulsetrain._run.summary import SummaryFold
 from pulsetrain.forwarder import account, removal, sending
+from pulsetrain.forwarder.ledger import LEDGER_FILE, removed
 from pulsetrain.forwarder.memory_delivery import MemoryBroker, MemoryDelivery
 from pulsetrain.forwarder.ownership import Ownership
 from pulsetrain.forwarder.pump import Pump
-from pulsetrain.forwarder.removal import Kept, removed
+from pulsetrain.forwarder.removal import Kept
 from pulsetrain.forwarder.retention import Keeper, Policy, Retention
 from pulsetrain.forwarder.tail import Tail, read_identity
 from pulsetrain.journal import room
@@ -120,9 +121,9 @@ def test_what_was_removed_is_remembered_and_not_resurrected(runs):
     assert (found.complete, found.removed) == (True, NOW)
     entry = removed(runs.directory)["a" * 8]
     assert (entry.last_step, entry.exit_code, entry.sequence) == (100, 0, 102)
-    assert "environment" not in entry.start
+    assert entry.start["environment"] == {}
     runs.keeper().look()
-    assert len((runs.directory / removal.LEDGER_FILE).read_bytes().splitlines()) == 1
+    assert len((runs.directory / LEDGER_FILE).read_bytes().splitlines()) == 1
 
 
 def test_what_a_person_put_into_the_run_s_folder_stays(runs):
@@ -371,7 +372,7 @@ def test_a_full_disk_has_room_made_before_the_ledger_is_written(runs, monkeypatc
 def test_a_line_that_a_full_disk_cut_short_costs_that_line_alone(runs):
     runs.send(runs.run("a"), age=8 * DAY)
     runs.keeper().look()
-    path = runs.directory / removal.LEDGER_FILE
+    path = runs.directory / LEDGER_FILE
     path.write_bytes(path.read_bytes() + b'{"folder":"run-1-x","sta')
     runs.send(runs.run("b"), age=8 * DAY)
     runs.keeper().look()

@@ -15,11 +15,11 @@ import pytest
 
 from pulsetrain._run.summary import SummaryFold
 from pulsetrain.forwarder import acknowledgement
+from pulsetrain.forwarder.ledger import removed
 from pulsetrain.forwarder.liveness import created
 from pulsetrain.forwarder.memory_delivery import MemoryBroker, MemoryDelivery
 from pulsetrain.forwarder.ownership import Ownership
 from pulsetrain.forwarder.places import LOCAL, Place, Registration, read_json
-from pulsetrain.forwarder.removal import removed
 from pulsetrain.forwarder.retention import Policy, Retention
 from pulsetrain.forwarder.service import Forwarder
 from pulsetrain.forwarder.tail import read_identity

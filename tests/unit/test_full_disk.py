@@ -19,7 +19,7 @@ from pulsetrain.journal import writer
 writer.RETRY_SECONDS = 30.0  # until a test frees the disk
 import pulsetrain
 from pulsetrain._run.summary import SummaryFold
-from pulsetrain.forwarder import account, removal, sending
+from pulsetrain.forwarder import account, ledger, removal, sending
 from pulsetrain.forwarder.acknowledgement import Acknowledged
 from pulsetrain.forwarder.checkpoint import Checkpoint
 from pulsetrain.forwarder.memory_delivery import MemoryBroker, MemoryDelivery
@@ -172,7 +172,7 @@ run._history._writer._retry_at = 0.0
 run.log({"value": 1.0})
 kept = run._history.dropped == dropped
 run.finish()
-(entry,) = removal.removed(disk / "runs").values()
+(entry,) = ledger.removed(disk / "runs").values()
 print(json.dumps({
     "dropped": dropped, "kept": kept, "gone": not sent.exists(), "rows": entry.counters.rows,
     "there": [path.name[-6:] for path in (disk / "runs").glob("*run-*")],

@@ -66,6 +66,25 @@ def test_the_summary_of_a_run_is_whole_though_its_first_segments_were_removed(ru
     assert dict(run.summary) == pytest.approx(expected)
 
 
+def test_a_run_whose_journals_were_removed_is_gone_on_with(runs):
+    run = pulsetrain.init(project="p", id="r", name="first", tags=["t"])
+    for step in range(10):
+        run.log({"loss": step})
+    journal = run._history.directory
+    run.finish(exit_code=1, quiet=True)
+    sending.send(journal, MemoryDelivery(MemoryBroker()))
+    removal.remove(journal)
+    assert not list(runs.glob("*run-*"))
+    with pytest.raises(pulsetrain.UsageError, match="is there already"):
+        pulsetrain.init(project="p", id="r", resume="never")
+    again = pulsetrain.init(project="p", resume="auto")
+    assert (again.id, again.attempt, again.step, again.resumed) == ("r", 1, 10, True)
+    again.finish(quiet=True)
+    anew = pulsetrain.init(project="p", id="r")
+    assert (anew.attempt, anew.step) == (2, 0)
+    anew.finish(quiet=True)
+
+
 def test_at_the_ceiling_rows_are_counted_and_said_and_the_run_goes_on_when_there_is_room(runs, capfd, monkeypatch):
     monkeypatch.setattr("pulsetrain.journal.writer.RETRY_SECONDS", 0.0)
     run = pulsetrain.init(project="p")

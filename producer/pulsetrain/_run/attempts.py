@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pulsetrain._run import environment
+from pulsetrain.forwarder.ledger import Removed, removed
 from pulsetrain.forwarder.liveness import TOLERANCE, created
 from pulsetrain.forwarder.tail import Tail, read_start
 from pulsetrain.journal.reader import Event, JournalReader, RowBlock, TextRow
@@ -23,6 +24,9 @@ HEAD_BYTES = 64 << 10
 
 class Member:
     """A process that took part in an attempt, by its journal."""
+
+    is_here = True
+    """Whether its journal is there to be read."""
 
     def __init__(self, journal: Path, start: Mapping[str, Any]) -> None:
         self.journal = journal
@@ -71,6 +75,19 @@ class Member:
         return there and self.finish is None
 
 
+class RemovedMember(Member):
+    """One whose journal was removed after Kafka had it: what it had come to is for the read side to tell."""
+
+    is_here = False
+    is_running = False
+
+    def __init__(self, journal: Path, entry: Removed) -> None:
+        super().__init__(journal, entry.start)
+        self.first_step = int(entry.start.get("first_step") or 0)
+        self.finish = None if entry.exit_code is None else {"exit_code": entry.exit_code}
+        self.next_step = 0 if entry.last_step is None else entry.last_step + 1
+
+
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
     """A process that took part in the latest attempt, as the read side knows it."""
@@ -93,7 +110,7 @@ class Known:
     inherited: Mapping[int, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """By attempt, what it told that the run, a fork, has from other runs."""
     next_step: int = 0
-    """As far as the read side knows, the step after the last one that was logged."""
+    """As far as the read side, or what is known of journals that were removed, tells: the step after the last one."""
 
     @property
     def attempt(self) -> int:
@@ -178,7 +195,7 @@ def both(journals: Known | None, told: Known | None) -> Known | None:
         told.elsewhere if told.attempt == latest else (),
         told.is_heard and told.attempt == latest and not _all_here(journals, told),
         {**told.inherited, **journals.inherited},
-        told.next_step if told.attempt == latest else 0,
+        max(journals.next_step, told.next_step if told.attempt == latest else 0),
     )
 
 
@@ -194,22 +211,35 @@ def _known(run_id: str, members: Sequence[Member]) -> Known:
         first_steps[member.attempt] = min(member.first_step, first_steps.get(member.attempt, member.first_step))
         if member.start.get("inherited"):
             inherited[member.attempt] = member.start["inherited"]
-    return Known(run_id, first_steps, members, inherited=inherited)
+    latest = max(first_steps)
+    gone = [one for one in members if isinstance(one, RemovedMember) and one.attempt == latest]
+    next_step = max((member.next_step for member in gone), default=0)
+    return Known(run_id, first_steps, members, inherited=inherited, next_step=next_step)
 
 
 def _members(directory: Path, project: str, run_id: str | None) -> Iterator[Member]:
+    """Those of the journals that are there, then of those that were removed."""
+    seen = set()
     for run in directory.glob("*run-*"):
         if run_id is not None and not run.name.endswith(f"-{run_id}"):
             continue
         for journal in run.iterdir():
-            if not journal.is_dir():
+            if not journal.is_dir() or journal.name.startswith("."):
                 continue
             try:
                 found = read_start(journal)
             except (ValueError, OSError):
                 continue  # what cannot be read tells nothing
             start = found.data if isinstance(found, Event) and found.kind == "start" else found
-            if not isinstance(start, Mapping) or start.get("role") != "run":
-                continue
-            if start.get("project") == project and (run_id is None or start.get("run_id") == run_id):
+            if isinstance(start, Mapping) and _is_meant(start, project, run_id):
+                seen.add(journal.name)
                 yield Member(journal, start)
+    for writer, entry in removed(directory).items():
+        if writer not in seen and _is_meant(entry.start, project, run_id):
+            yield RemovedMember(directory / entry.folder / writer, entry)
+
+
+def _is_meant(start: Mapping[str, Any], project: str, run_id: str | None) -> bool:
+    """Whether it is the start of a process that logs to this run, or to some run of the project."""
+    ours = start.get("role") == "run" and start.get("project") == project
+    return ours and (run_id is None or start.get("run_id") == run_id)

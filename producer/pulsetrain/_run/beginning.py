@@ -62,14 +62,17 @@ class Past:
         rank = self.settings.rank
         firsts = {attempt: first for attempt, first in self.known.first_steps.items() if attempt < self.before}
         fitting = [attempt for attempt, first in firsts.items() if below is None or first <= below]
-        local = None
+        local, is_whole = None, False
         if fitting:
-            chosen = [member for member in self.known.members if member.attempt == max(fitting)]
+            taking = [member for member in self.known.members if member.attempt == max(fitting)]
+            chosen = [member for member in taking if member.is_here]
             chosen.sort(key=lambda member: (member.rank, not member.primary, member.start["attempt_started"]))
             local = carrying.by_journals(chosen, rank, below) if chosen else None
-        here = {member.rank for member in self.known.members}
+            is_whole = len(chosen) == len(taking)
+        here = {member.rank for member in self.known.members if member.is_here}
         if (
             local is not None
+            and is_whole
             and local.has_primary
             and local.has_rank
             and here >= {one.rank for one in self.known.elsewhere}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulsetrain.forwarder.acknowledgement import Acknowledged, Counters
-from pulsetrain.forwarder.removal import removed
+from pulsetrain.forwarder.ledger import removed
 from pulsetrain.forwarder.tail import Identity, Tail, read_identity
 from pulsetrain.journal.reader import Damage
 from pulsetrain_schemas import events

@@ -1,103 +1,29 @@
 """Takes journals off the disk that Kafka has, so that whatever moment this is broken off at, the next look goes on.
 
-What is removed leaves a line in `removed.jsonl` in the directory of the runs: whose it was and what it counted, so that
-`pulsetrain verify` goes on comparing it with the tables, and a run that is resumed knows its last step. The line is on
-the disk before anything goes. Then the journal's folder gets a name by which nobody takes it for a journal, and then
-its files go. Nothing that Kafka has not confirmed, that is damaged, or that somebody sends, is touched.
+What is removed leaves a line in the ledger of the directory of runs, on the disk before anything goes. Then the folder
+of the journal gets a name by which nobody takes it for one, and then its files go. Nothing that Kafka has not
+confirmed, that is damaged, or that somebody sends, is touched.
 """
 
 import contextlib
-import fcntl
-import json
-import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pulsetrain.forwarder.acknowledgement import Counters
 from pulsetrain.forwarder.checkpoint import BASE_FILE, Checkpoint, make_base
-from pulsetrain.forwarder.durability import sync_path
+from pulsetrain.forwarder.ledger import Removed, write_down
 from pulsetrain.forwarder.ownership import Ownership
 from pulsetrain.forwarder.pump import confirmed_of
-from pulsetrain.forwarder.tail import Identity, Tail, read_identity
+from pulsetrain.forwarder.tail import Tail, read_identity
 from pulsetrain.journal.format import segment_path
 from pulsetrain.journal.writer import OUT_OF_SPACE
 
-LEDGER_FILE = "removed.jsonl"
 TRASH_PREFIX = ".removed-"
 OWNED = "a forwarder, or a sync, has it"
 
 
 class Kept(Exception):
     """Why a journal stays where it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """A line of the ledger."""
-
-    folder: str
-    """The name of the run's folder."""
-    identity: Identity
-    start: dict[str, Any]
-    """The data of the start record, without the environment."""
-    counters: Counters
-    sequence: int
-    last_step: int | None
-    exit_code: int | None
-    """None where the run did not come to an end by itself."""
-    time: float
-    """When it was removed, in seconds since the epoch."""
-
-    def encode(self) -> bytes:
-        """The line, its end included."""
-        document = {
-            "version": 1,
-            "folder": self.folder,
-            "start": self.start,
-            "rows": self.counters.rows,
-            "points": self.counters.points,
-            "texts": self.counters.texts,
-            "sequence": self.sequence,
-            "last_step": self.last_step,
-            "exit_code": self.exit_code,
-            "time": self.time,
-        }
-        return json.dumps(document, separators=(",", ":")).encode() + b"\n"
-
-    @classmethod
-    def decode(cls, line: bytes) -> "Removed":
-        """Reads it back; ValueError where it is not whole."""
-        try:
-            found = json.loads(line)
-            return cls(
-                str(found["folder"]),
-                Identity.of_start(found["start"]),
-                found["start"],
-                Counters(int(found["rows"]), int(found["points"]), int(found["texts"])),
-                int(found["sequence"]),
-                found["last_step"],
-                found["exit_code"],
-                float(found["time"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the line is not understood: {error!r}") from None
-
-
-def removed(directory: Path) -> dict[str, Removed]:
-    """By writer, what was removed from this directory of runs. A line that is not whole is passed over."""
-    try:
-        lines = (directory / LEDGER_FILE).read_bytes().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    found = {}
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            entry = Removed.decode(line)
-            found[entry.identity.writer] = entry
-    return found
 
 
 def remove(journal: Path, now: float | None = None) -> Removed:
@@ -111,7 +37,7 @@ def remove(journal: Path, now: float | None = None) -> Removed:
     try:
         entry = check(journal, now)
         try:
-            _write_down(journal.parent.parent, entry)
+            write_down(journal.parent.parent, entry)
             written = True
         except OSError as error:
             if error.errno not in OUT_OF_SPACE:
@@ -123,7 +49,7 @@ def remove(journal: Path, now: float | None = None) -> Removed:
         ownership.release()
     discard(trash)
     if not written:
-        _write_down(journal.parent.parent, entry)
+        write_down(journal.parent.parent, entry)
     return entry
 
 
@@ -143,7 +69,8 @@ def check(journal: Path, now: float | None = None) -> Removed:
     tail.close()
     if tail.damage is not None and not tail.damage.torn:
         raise Kept(f"it is damaged: {tail.damage.reason}")
-    start = {key: value for key, value in tail.start.items() if key != "environment"}
+    launch = tail.start.get("environment", {}).get("launch")
+    start = {**tail.start, "environment": {} if launch is None else {"launch": launch}}
     exit_code = None if tail.finish is None else tail.finish.get("exit_code")
     return Removed(
         journal.parent.name,
@@ -204,23 +131,3 @@ def discard(trash: Path) -> None:
     for folder in (run / "files", run):
         with contextlib.suppress(OSError):  # something of the person's is in it
             folder.rmdir()
-
-
-def _write_down(directory: Path, entry: Removed) -> None:
-    """Appends the line, once, and has it outlast a loss of power."""
-    path = directory / LEDGER_FILE
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        size = os.fstat(descriptor).st_size
-        line = entry.encode()
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = b"\n" + line  # a full disk has cut the last one short
-        if os.write(descriptor, line) != len(line):
-            os.ftruncate(descriptor, size)
-            raise OSError(28, "no room for the ledger", str(path))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if not size:
-        sync_path(directory)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pulsetrain_schemas.events import Origin
 
 
+# What a person calls a run, and may change while it goes on.
+NAMES = ("name", "notes", "tags", "group", "job_type")
+
+
 class Fold(Protocol):
     """What the summary is made by: `pulsetrain._run.summary.SummaryFold`."""
 
@@ -132,7 +136,7 @@ class Tail:
         self.last_time = 0.0
         self.last_step: int | None = None
         self.start: Mapping[str, Any] = {}
-        """The data of the start record; empty before it was read."""
+        """The data of the start record, as later records have changed them; empty before it was read."""
         self.config: dict[str, Any] = {}
         self.finish: Mapping[str, Any] | None = None
         """The data of the record of the run's end, once it was read."""
@@ -150,6 +154,11 @@ class Tail:
     def sequence(self) -> int:
         """The last sequence read."""
         return self._reader.sequence or self._sequence
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether it is on the way to where it has been: then the counters and the fold are ahead of it."""
+        return self.sequence < self._learnt
 
     @property
     def finished(self) -> bool:
@@ -250,6 +259,8 @@ class Tail:
                 self._note_step(item.step)
             elif item.kind == "start":
                 self.start = item.data
+            elif item.kind == "update":
+                self._update_start(item.data)
             elif item.kind == "config":
                 self.config.update(item.data.get("config", {}))
                 for key in item.data.get("removed", ()):
@@ -259,6 +270,13 @@ class Tail:
         self._learnt = last
         if self.fold is not None:
             self.fold.feed(item)
+
+    def _update_start(self, data: Mapping[str, Any]) -> None:
+        changed = {name: data[name] for name in NAMES if data.get(name) is not None}
+        if "first_step" in data:
+            changed["first_step"] = min(int(data["first_step"]), int(self.start.get("first_step") or 0))
+        if changed:
+            self.start = {**self.start, **changed}
 
     def _note_step(self, step: int) -> None:
         if self.last_step is None or step > self.last_step:
