@@ -78,12 +78,16 @@ def kill_training(scene: Scene) -> None:
 
 @fault("training", load=("plain", "threads"))
 def kill_training_inside_log(scene: Scene) -> None:
-    """SIGKILL of a process that does nothing but log."""
-    workload = scene.world.train(scene.project, scene.random.choice(["plain", "threads"]), rate=0)
-    scene.world.wait_logging(workload, 2_000)
-    scene.world.kill_training(workload)
-    inside = sum(stream.begun - stream.returned for stream in workload.counted())
-    scene.world.happened["killed inside log()"] += inside
+    """SIGKILL of a process that does nothing but log, until one was hit inside the call."""
+    world = scene.world
+    for _ in range(6):
+        workload = world.train(scene.project, scene.random.choice(["plain", "threads"]), rate=0)
+        world.wait_logging(workload, scene.random.randint(100, 3_000))
+        world.kill_training(workload)
+        inside = sum(stream.begun - stream.returned for stream in workload.counted())
+        world.happened["killed inside log()"] += inside
+        if inside:
+            return
 
 
 @fault("training", load=("plain", "plain"))
