@@ -383,7 +383,7 @@ class Arrived:
     def _add_event(self, event: events.RunEvent, before: int) -> None:
         if event.kind == "finish":
             self.ends.append(event)
-        if event.origin.last_sequence >= before:  # what is older than what is known changes nothing
+        if event.origin.last_sequence > before:  # else it is dropped downstream
             self.config.update({key: json.loads(value) for key, value in event.config.items() if value is not None})
             self.summary.update({key: json.loads(value) for key, value in event.summary.items() if value is not None})
 

@@ -150,3 +150,23 @@ TestExactlyOnce = ExactlyOnce.TestCase
 TestExactlyOnce.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_a_summary_that_is_told_while_reading_again_is_not_taken_for_published(tmp_path: Path):
+    """An event of what was covered already is dropped downstream, and all that it says with it."""
+    rig = Rig(tmp_path)
+    try:
+        trainer = rig.start_trainer()
+        trainer.log("row", 119)  # two steps
+        process = rig.start_forwarder()
+        process.tick()
+        process.delivery.arrive()
+        rig.passed += 3.0
+        process.tick()
+        rig.lose_connection()
+        rig.passed += 3.0
+        process.tick()
+        rig.settle()
+        judge(rig)
+    finally:
+        rig.close()

@@ -151,6 +151,8 @@ class Pump:
             return
         if self._tail.finished or self._tail.position < self._ledger.acknowledged.position:
             return  # the end says it too, or it is on the way to where an earlier forwarder was
+        if self._tail.reads_again:
+            return  # what Kafka may have already is dropped downstream, and the summary in it would be lost
         summary = self._summary_changes()
         self._progress_at = now + max(PROGRESS_SECONDS, len(summary) / SUMMARY_KEYS_A_SECOND)
         event = run_events.progress(self.identity, first, self._tail.sequence, now, self._tail.counters, summary)
