@@ -66,7 +66,7 @@ def sql(
       pulsetrain sql -f curves.sql -o curves.parquet
 
     In text, NULL is an empty cell (\\N in tsv), and nan, inf and -inf are what they are; JSON has them as strings.
-    Tables: runs, metrics, system, logs, texts, latest_metrics, gpu_at_step, ingest.
+    Tables: runs, metrics, system, logs, texts, latest_metrics, run_lineage, gpu_at_step, ingest.
     """
     from pulsetrain_consumers.reading import formats
     from pulsetrain_consumers.reading.database import Database, locate
