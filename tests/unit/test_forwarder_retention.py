@@ -393,7 +393,34 @@ def test_directories_are_remembered_by_the_next_forwarder_and_forgotten_when_the
         path.unlink()
     runs.directory.rmdir()
     second.look()
-    assert json.loads(memory.read_text()) == {"directories": []}
+    assert json.loads(memory.read_text()) == {"directories": {}}
+
+
+def test_the_limits_of_the_last_process_that_says_something_count(runs, tmp_path):
+    memory = tmp_path / "directories.json"
+    runs.send(runs.run("a"), age=8 * DAY)
+    first = Retention(memory, Policy(), clock=lambda: runs.now)
+    first.watch(runs.directory, {room.RETENTION_VARIABLE: "30d", room.MAX_BYTES_VARIABLE: "3GiB"})
+    first.watch(runs.directory, {})
+    first.look()
+    assert runs.there() == {"a"}
+    assert first.fullest.limit == 3 << 30
+    second = Retention(memory, Policy(), clock=lambda: runs.now)
+    second.look()
+    assert runs.there() == {"a"}
+    second.watch(runs.directory, {room.RETENTION_VARIABLE: "7d"})
+    second.look()
+    assert runs.there() == set()
+    assert second.fullest.limit == 20 << 30
+
+
+def test_limits_that_are_not_understood_remove_nothing_for_its_age(runs, tmp_path, caplog):
+    runs.send(runs.run("a"), age=8 * DAY)
+    retention = Retention(tmp_path / "directories.json", Policy(), clock=lambda: runs.now)
+    retention.watch(runs.directory, {room.RETENTION_VARIABLE: "soon"})
+    retention.look()
+    assert runs.there() == {"a"}
+    assert "'soon' is no length of time" in caplog.text
 
 
 @pytest.mark.parametrize(

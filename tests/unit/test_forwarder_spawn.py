@@ -26,6 +26,13 @@ def test_the_destination_is_local_or_a_name_made_from_the_servers():
     assert one != destination({"PULSETRAIN_KAFKA": "a:1"})
 
 
+def test_a_registration_carries_the_limits_of_its_process(tmp_path: Path):
+    env = {"PULSETRAIN_JOURNAL_RETENTION": "1d", "PULSETRAIN_JOURNAL_MAX_BYTES": "5GiB", "PULSETRAIN_PROJECT": "p"}
+    spawn.register(tmp_path, "w1", tmp_path / "run" / "w1", env)
+    ((_, registration),) = Place.of(tmp_path, LOCAL).registrations()
+    assert registration.limits == {name: env[name] for name in list(env)[:2]}
+
+
 def test_a_registration_names_the_journal_and_the_process(tmp_path: Path):
     spawn.register(tmp_path, "w1", tmp_path / "run" / "w1", {})
     place = Place.of(tmp_path, LOCAL)

@@ -1,7 +1,5 @@
 """What a forwarder is made of in earnest: Kafka, the hardware, the schema registry."""
 
-import logging
-import math
 import os
 import socket
 from collections.abc import Mapping
@@ -16,20 +14,8 @@ from pulsetrain.forwarder.places import Place, Registration
 from pulsetrain.forwarder.retention import Policy, Retention
 from pulsetrain.forwarder.service import Forwarder
 from pulsetrain.forwarder.telemetry import Telemetry
-from pulsetrain.journal import room
 from pulsetrain_schemas import addresses
 from pulsetrain_schemas.published import framing
-
-logger = logging.getLogger(__name__)
-
-
-def policy(env: Mapping[str, str]) -> Policy:
-    """How long journals are kept and what they may take, by the environment. What is not understood removes nothing."""
-    try:
-        return Policy(room.retention(env), room.max_bytes(env))
-    except ValueError as error:
-        logger.error("%s; until the forwarder is started again, nothing is removed for its age", error)
-        return Policy(retention=math.inf)
 
 
 def compose(place: Place, env: Mapping[str, str], idle_exit: float) -> Forwarder:
@@ -51,7 +37,7 @@ def compose(place: Place, env: Mapping[str, str], idle_exit: float) -> Forwarder
         own=own,
         make_fold=SummaryFold,
         framing=framing(env),
-        retention=Retention(place.directories, policy(env)),
+        retention=Retention(place.directories, Policy.of(env)),
         idle_exit=idle_exit,
     )
     return forwarder

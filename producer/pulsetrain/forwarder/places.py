@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Registration:
     journal: str
     pid: int
     pid_created: float
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """What its environment says of how long journals are kept and what they may take, see `journal.room`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ class Place:
             found = read_json(path)
             try:
                 if found is not None:
-                    registration = Registration(str(found["journal"]), int(found["pid"]), float(found["pid_created"]))
-                    yield path.stem, registration
-            except (KeyError, TypeError, ValueError):
+                    limits = {str(name): str(value) for name, value in found.get("limits", {}).items()}
+                    journal, pid, created = found["journal"], found["pid"], found["pid_created"]
+                    yield path.stem, Registration(str(journal), int(pid), float(created), limits)
+            except (KeyError, TypeError, ValueError, AttributeError):
                 continue

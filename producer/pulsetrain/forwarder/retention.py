@@ -14,8 +14,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pulsetrain.forwarder import removal
@@ -45,6 +45,15 @@ class Policy:
     retention: float = room.DEFAULT_RETENTION
     max_bytes: float | None = None
     grace: float = GRACE_SECONDS
+
+    @classmethod
+    def of(cls, env: Mapping[str, str]) -> "Policy":
+        """What the environment says. Where that is not understood nothing is removed for its age, and it is said."""
+        try:
+            return cls(room.retention(env), room.max_bytes(env))
+        except ValueError as error:
+            logger.error("%s; until that is put right, nothing is removed for its age", error)
+            return cls(retention=math.inf)
 
     def ceiling(self, disk: Disk) -> float:
         """What the journals of a directory on this disk may take, as long as it has that much."""
@@ -275,13 +284,14 @@ class Retention:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`memory` is the file that the directories are remembered in."""
+        """`memory` is the file that the directories are remembered in; `policy` counts where nobody said another."""
         self._memory = memory
         self._policy = policy
         self._clock = clock
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._keepers = {path: Keeper(path, policy, clock) for path in _remembered(memory)}
+        self._limits = _remembered(memory)
+        self._keepers = {path: self._keeper(path) for path in self._limits}
         self._wake = threading.Event()
         self._stopping = False
         self._failed: set[Path] = set()
@@ -295,12 +305,16 @@ class Retention:
         self._stopping = True
         self._wake.set()
 
-    def watch(self, directory: Path) -> None:
-        """Looks after a directory of runs from now on. OSError where that cannot be remembered."""
+    def watch(self, directory: Path, limits: Mapping[str, str] | None = None) -> None:
+        """Looks after a directory of runs from now on. OSError where that cannot be remembered.
+
+        `limits` are what the process that logs there has in its environment; the last one that says something counts.
+        """
         with self._lock:
-            if directory in self._keepers:
+            if directory in self._keepers and (not limits or limits == self._limits[directory]):
                 return
-            self._keepers[directory] = Keeper(directory, self._policy, self._clock)
+            self._limits[directory] = dict(limits or {})
+            self._keepers[directory] = self._keeper(directory)
             self._wake.set()
             self._remember()
 
@@ -321,14 +335,19 @@ class Retention:
             except OSError as error:
                 if not keeper.directory.exists():
                     with self._lock:
-                        del self._keepers[keeper.directory]
+                        del self._keepers[keeper.directory], self._limits[keeper.directory]
                         self._remember()
                 elif keeper.directory not in self._failed:
                     self._failed.add(keeper.directory)
                     logger.warning("what the journals in %s take cannot be told: %s", keeper.directory, error)
 
+    def _keeper(self, directory: Path) -> Keeper:
+        limits = self._limits[directory]
+        policy = replace(Policy.of(limits), grace=self._policy.grace) if limits else self._policy
+        return Keeper(directory, policy, self._clock)
+
     def _remember(self) -> None:
-        document = {"directories": sorted(map(str, self._keepers))}
+        document = {"directories": {str(path): limits for path, limits in self._limits.items()}}
         write_atomically(self._memory, json.dumps(document).encode())
 
     def _run(self) -> None:
@@ -345,6 +364,9 @@ class Retention:
             self._wake.wait(max(NEAR_LOOK_SECONDS if near else LOOK_SECONDS, took / BUSY_SHARE))
 
 
-def _remembered(memory: Path) -> list[Path]:
+def _remembered(memory: Path) -> dict[Path, dict[str, str]]:
+    """The directories, and the limits that count there."""
     found = (read_json(memory) or {}).get("directories")
-    return [Path(path) for path in found if isinstance(path, str)] if isinstance(found, list) else []
+    if not isinstance(found, dict):
+        return {}
+    return {Path(path): dict(limits) for path, limits in found.items() if isinstance(limits, dict)}

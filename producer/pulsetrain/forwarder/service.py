@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -217,7 +217,7 @@ class Forwarder:
                 return
             fold = self._make_fold() if identity.role == "run" else None
             pump = Pump(journal, identity, self._delivery, fold=fold, framing=self._framing)
-        self._look_after(journal.parent.parent)
+        self._look_after(journal.parent.parent, registration.limits)
         writer = self._writers[name] = _Writer(name, journal, identity, watch, pump, ownership, lived)
         if lived and identity.role == "run" and not (pump is not None and pump.done):
             self._fsync.add(journal)
@@ -225,11 +225,11 @@ class Forwarder:
         elif lived:
             self._fsync.add(journal)
 
-    def _look_after(self, directory: Path) -> None:
+    def _look_after(self, directory: Path, limits: Mapping[str, str]) -> None:
         if self._retention is None:
             return
         try:
-            self._retention.watch(directory)
+            self._retention.watch(directory, limits)
         except OSError as error:
             logger.warning("the next forwarder will not look after the journals in %s: %s", directory, error)
 

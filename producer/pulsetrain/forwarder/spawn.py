@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pulsetrain.forwarder import liveness
 from pulsetrain.forwarder.places import Place, Registration, destination, write_atomically
+from pulsetrain.journal import room
 
 # Held down in the forwarder: BLAS threads that it has no use for, and an arena of memory for each of its threads.
 SMALL = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -34,7 +35,7 @@ def register(
     """
     pid = os.getpid() if pid is None else pid
     since = liveness.created(pid)
-    registration = Registration(str(journal.absolute()), pid, 0.0 if since is None else since)
+    registration = Registration(str(journal.absolute()), pid, 0.0 if since is None else since, room.limits(env))
     Place.of(home, destination(env)).register(writer, registration)
 
 

@@ -28,7 +28,7 @@ The first record is the event `start`; the others, by kind (what an event leaves
     finish         state, exit_code, time, dropped (rows that a full disk kept out)
 
 Rows and events are numbered 1, 2, 3 … through all segments of a journal. Shapes are declared anew in each segment, so
-that a segment is read without the ones before it.
+that a segment is read without the ones before it: those may be removed once Kafka has them, see `forwarder.checkpoint`.
 
 The eight bytes of length and CRC are stored last and at once: a reader that finds zeros there is at the end of what has
 been written, and one that finds a CRC that does not match is at a record that was torn by a loss of power, or damaged.

@@ -69,6 +69,11 @@ def retention(env: Mapping[str, str] = os.environ) -> float:
     return DEFAULT_RETENTION if found is None else found
 
 
+def limits(env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the environment sets of the two, as it stands there: for a forwarder that has another environment."""
+    return {name: env[name] for name in (MAX_BYTES_VARIABLE, RETENTION_VARIABLE) if env.get(name)}
+
+
 def _setting(name: str, parse: Callable[[str], float], env: Mapping[str, str]) -> float | None:
     given = env.get(name)
     if not given:
