@@ -4,7 +4,6 @@ The reader gives the records as far as they are whole and in order, and then sto
 `damage` what it found there and how much it left.
 """
 
-import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +28,10 @@ __all__ = ["Damage", "Event", "Item", "JournalReader", "RowBlock", "TextRow"]
 
 # The first look at a journal that may have little to give.
 GLANCE_BYTES = 16 << 10
+# What is looked through at a time for something behind the end.
+CHUNK_BYTES = 256 << 10
+# How often a reader finds nothing new before it looks behind the end again: it takes two milliseconds.
+QUIET_READS = 100
 
 UNCLOSED = "the segment ends without saying so, though another follows"
 UNFINISHED = "a record was begun and not finished"
@@ -71,8 +74,11 @@ class JournalReader:
         self._last = 0
         self._start = Position(*position)
         self._segment: _Segment | None = None
-        # The end of what has been written, if there is nothing behind it.
-        self._clear_end: Position | None = None
+        # The end that was met last without anything new, and how often; where something was found behind one.
+        self._end: Position | None = None
+        self._quiet_reads = 0
+        self._suspect: Position | None = None
+        self._looked = False
 
     def __enter__(self) -> "JournalReader":
         return self
@@ -174,22 +180,29 @@ class JournalReader:
         os.close(segment.descriptor)
 
     def _check_end(self, segment: _Segment, *, quiet: bool) -> None:
-        """At zeros: is it the end, or has a loss of power taken what stood there?
-
-        The rest of the segment is looked through when nothing was new (`quiet`), once for each end.
-        """
+        """At zeros: is it the end, or has a loss of power taken what stood there?"""
         position = segment.position
-        follows = _has_records(segment_path(self.directory, position.segment + 1))
-        if not follows and (not quiet or position == self._clear_end):
+        follows = _has_records(segment_path(self.directory, position.segment + 1)) > 0
+        if not follows and not (quiet and self._is_to_look(position)):
             return
+        follows = follows or any(number > position.segment for number, _ in self._segments())
         rest = _written_from(segment.descriptor, position.offset)
         if rest[:RECORD_HEADER_BYTES].strip(b"\0"):
             return  # written since we looked
+        self._looked, self._suspect = True, position if rest or follows else None
         if follows:
             raise BadRecord(UNCLOSED)
         if rest:
             raise BadRecord(GAP if holds_record(rest) else UNFINISHED)
-        self._clear_end = position
+
+    def _is_to_look(self, end: Position) -> bool:
+        """Whether the rest of the segment is looked through: by a reader that first finds nothing new, and then rarely.
+
+        Gaps are left by a loss of power, and so found by readers that begin; one that lives meets them hardly ever.
+        """
+        self._quiet_reads = self._quiet_reads + 1 if end == self._end else 1
+        self._end = end
+        return not self._looked or end == self._suspect or self._quiet_reads == QUIET_READS
 
     def _stop(self, reason: str) -> None:
         position = self.position
@@ -229,23 +242,15 @@ def _has_records(path: Path) -> int:
 
 
 def _written_from(descriptor: int, offset: int) -> bytes:
-    """What stands in a segment from an offset on, a multiple of eight, without the zeros at its end.
-
-    What was allocated and never written is not read, where the filesystem can tell.
-    """
-    end = offset
-    try:
-        while True:
-            end = os.lseek(descriptor, os.lseek(descriptor, end, os.SEEK_DATA), os.SEEK_HOLE)
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # which says that there is no more
-            end = os.fstat(descriptor).st_size
-    data = os.pread(descriptor, end - offset, offset) if end > offset else b""
-    whole = len(data) >> 3
-    if not any(data[whole * 8 :]):
-        used = np.flatnonzero(np.frombuffer(data, np.uint64, whole))
-        data = data[: 8 * (int(used[-1]) + 1)] if len(used) else b""
-    return data.rstrip(b"\0")
+    """What stands in a segment from an offset on, a multiple of eight, without the zeros at its end."""
+    end = os.fstat(descriptor).st_size
+    while end > offset:
+        start = max(offset, (end - 1) // CHUNK_BYTES * CHUNK_BYTES)
+        chunk = os.pread(descriptor, end - start, start)
+        if np.frombuffer(chunk, np.uint64, len(chunk) >> 3).any() or any(chunk[len(chunk) & ~7 :]):
+            return os.pread(descriptor, end - offset, offset).rstrip(b"\0")
+        end = start
+    return b""
 
 
 def _is_one_record(rest: bytes) -> bool:
