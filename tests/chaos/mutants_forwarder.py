@@ -1,36 +1,16 @@
-"""Bugs put into the forwarder's delivery on purpose: a test of the tests, which have to notice each of them.
+"""Bugs put into the forwarder's delivery on purpose: a test of the tests, which have to notice each of them."""
 
-    python -m tests.chaos.mutants_forwarder [NAME ...]
-
-runs the model of tests/unit/test_forwarder_exactly_once.py over each mutant and says which were caught. Each mutant is
-a context manager that patches a class while it is open.
-"""
-
-import logging
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
-
 from pulsetrain.forwarder import pump, service
 from pulsetrain.forwarder.acknowledgement import Acknowledged, Ledger
 from pulsetrain.forwarder.pump import Pump
+from tests.chaos.mutation import Mutants
 
-Mutant = Callable[[], Any]
-MUTANTS: dict[str, Mutant] = {}
-
-
-def mutant(function: Callable[[], Iterator[None]]) -> Mutant:
-    """Puts it into MUTANTS under its name."""
-    made = contextmanager(function)
-    MUTANTS[function.__name__] = made
-    return made
+MUTANTS = mutant = Mutants()
 
 
 @mutant
@@ -170,49 +150,3 @@ def ends_a_killed_run_at_the_time_of_each_try() -> Iterator[None]:
 
         with mock.patch.object(Pump, "_killed", now):
             yield
-
-
-def is_caught(name: str, examples: int = 300) -> BaseException | None:
-    """What the model noticed of the mutant, None where it noticed nothing."""
-    from tests.unit.test_forwarder_exactly_once import ExactlyOnce
-
-    wanted = settings(
-        max_examples=examples,
-        stateful_step_count=40,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        print_blob=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    with MUTANTS[name]():
-        try:
-            run_state_machine_as_test(ExactlyOnce, settings=wanted)
-        except Exception as error:
-            return error
-    return None
-
-
-def reason(error: BaseException) -> str:
-    """The words of the assertion that failed, or else its line."""
-    words = str(error).splitlines()
-    if words:
-        return words[0]
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.name}: {frame.line}"
-
-
-def main() -> int:
-    """Returns how many mutants were not caught."""
-    logging.disable()
-    missed = 0
-    for name in sys.argv[1:] or MUTANTS:
-        error = is_caught(name)
-        missed += error is None
-        found = "NOT CAUGHT" if error is None else f"caught: {reason(error)}"
-        print(f"{name.replace('_', ' ')}: {found}", flush=True)
-    return missed
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,4 +29,4 @@ if "CHAOS_CLOCK" in os.environ:
 if "CHAOS_FORWARDER_MUTANT" in os.environ and "pulsetrain.forwarder" in sys.orig_argv:
     from tests.chaos import mutants_forwarder
 
-    mutants_forwarder.apply(os.environ["CHAOS_FORWARDER_MUTANT"])
+    mutants_forwarder.MUTANTS.apply(os.environ["CHAOS_FORWARDER_MUTANT"])
