@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pulsetrain.journal.format import CLOSE_EXTENT, HEADER_BYTES, Position, segment_path
 from pulsetrain.journal.reader import GAP, JournalReader
 from pulsetrain.journal.writer import JournalWriter
+from tests.examples import examples
 from tests.journal_files import Record, check_account, contents, lay_out, read_all, varied
 
 STRANGER = "f" * 32
@@ -183,7 +184,7 @@ damages = st.lists(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(400)
 @given(damages=damages, boundary=st.integers(0, 10_000), max_bytes=st.sampled_from([1, 300, 1 << 20]))
 def test_several_damages_at_once_never_give_a_wrong_record(
     tmp_path: Path,
@@ -255,14 +256,17 @@ texts = st.dictionaries(st.text(max_size=5), st.text(max_size=5), min_size=1, ma
 records = st.one_of(st.tuples(rows, steps, st.none()), st.tuples(rows, steps, texts))
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(80)
 @given(
     written=st.lists(records, max_size=60),
     segment_bytes=st.sampled_from([4096, 8192, 1 << 20]),
     max_bytes=st.sampled_from([1, 100, 5000, 1 << 20]),
     repeat=st.integers(1, 5),
+    flips=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(1, 255)), min_size=1, max_size=3),
 )
-def test_whatever_is_written_is_read_back(tmp_path_factory, written, segment_bytes, max_bytes, repeat):
+def test_whatever_is_written_is_read_back_and_damaged_a_prefix_of_it(
+    tmp_path_factory, written, segment_bytes, max_bytes, repeat, flips
+):
     directory = tmp_path_factory.mktemp("journal")
     journal = JournalWriter(directory, segment_bytes=segment_bytes)
     expected: list[Record] = []
@@ -283,3 +287,13 @@ def test_whatever_is_written_is_read_back(tmp_path_factory, written, segment_byt
     assert reader.position == journal.position
     journal.close()
     assert read_all(directory, max_bytes)[0] == expected
+    segments = contents(directory)
+    for place, mask in flips:
+        number = 1 + place % len(segments)
+        at = place // 3 % len(segments[number])
+        segments[number] = patched(segments[number], at, bytes([segments[number][at] ^ mask]))
+    lay_out(directory, segments)
+    got, reader = read_all(directory, max_bytes)
+    assert got == expected[: len(got)]
+    assert len(got) == len(expected) or reader.damage is not None
+    check_account(reader.damage, reader, segments)

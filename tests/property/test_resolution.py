@@ -8,12 +8,13 @@ from typing import Any
 
 import fastavro
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pulsetrain_schemas.codec import RecordCodec
 from pulsetrain_schemas.columnar import DecodeError
 from pulsetrain_schemas.resolution import Resolution
+from tests.examples import examples
 from tests.property.test_codec import plain, values_of
 
 PRIMITIVES = ("boolean", "int", "long", "double", "string", "bytes")
@@ -133,7 +134,7 @@ def types_of(value: Any) -> Any:
 
 
 @given(versions())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_what_another_version_wrote_is_read_as_fastavro_reads_it(case: tuple[Schema, Schema, Any]):
     writer, reader, value = case
     stream = io.BytesIO()
@@ -147,7 +148,7 @@ def test_what_another_version_wrote_is_read_as_fastavro_reads_it(case: tuple[Sch
 
 
 @given(versions(), st.binary(max_size=60), st.integers(0, 200))
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_bytes_that_another_version_did_not_write_are_read_or_refused(
     case: tuple[Schema, Schema, Any], noise: bytes, place: int
 ):
@@ -163,7 +164,7 @@ def test_bytes_that_another_version_did_not_write_are_read_or_refused(
 
 
 @given(records(), records())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_of_any_two_schemas_one_reads_the_other_or_says_that_it_cannot(one: Schema, other: Schema):
     writer, reader = named(one), named(other)
     body = RecordCodec(writer).encode(default_of(writer) | _bytes_of(writer))
