@@ -1,4 +1,4 @@
-"""`pulsetrain sync` over the real broker: a watch that outlives it, and two machines that send copies of one run."""
+"""Journals and the real broker: a watch that outlives it, copies from two machines, a run larger than its ceiling."""
 
 import json
 import shutil
@@ -110,3 +110,52 @@ def test_copies_of_a_run_that_two_machines_send_count_once(setting: Setting, tmp
     )
     (row,) = json.loads(verified.stdout)
     assert (row["kafka"], row["missing_in_kafka"]) == ({"rows": 20_000, "points": 40_000, "texts": 0}, 0)
+
+
+def test_a_run_that_logs_more_than_its_ceiling_loses_nothing_while_kafka_takes_it(setting: Setting) -> None:
+    setting.env |= {
+        "PULSETRAIN_DIR": str(setting.runs),
+        "PULSETRAIN_JOURNAL_MAX_BYTES": "40MiB",
+        "PULSETRAIN_JOURNAL_RETENTION": "0",
+        "PULSETRAIN_CONSOLE": "off",
+    }
+    code = """
+import sys, time, pulsetrain
+from pathlib import Path
+run = pulsetrain.init(project="p", id=sys.argv[1], settings={"disable_git": True})
+row = {f"metric_{number}": 1.0 for number in range(100)}
+journal = run._history.directory
+for step in range(60_000):
+    run.log(row)
+    if step % 5000 == 4999:  # every 4 MiB: no faster than Kafka takes it
+        deadline = time.monotonic() + 30
+        while len(list(journal.glob("*.journal"))) > 8 and time.monotonic() < deadline:
+            time.sleep(0.05)
+gone = not (journal / "00000001.journal").exists()
+run.finish()
+print(run.summary["metric_7"], run._history.dropped, gone, journal.name)
+"""
+    training = subprocess.run(
+        [sys.executable, "-c", code, setting.run_id], env=setting.env, capture_output=True, text=True, timeout=120
+    )
+    assert training.returncode == 0, training.stderr
+    value, dropped, gone, writer = training.stdout.split()
+    assert (value, dropped, gone) == ("1.0", "0", "True"), training.stderr
+    verified = subprocess.run(
+        [sys.executable, "-m", "pulsetrain.commands", "verify", "--json", "--skip", "clickhouse", setting.run_id],
+        env=setting.env,
+        capture_output=True,
+        text=True,
+    )
+    rows = {row["writer"]: row for row in json.loads(verified.stdout)}
+    assert verified.returncode == 0
+    assert rows[writer]["journal"] == rows[writer]["kafka"] == {"rows": 60_000, "points": 6_000_000, "texts": 0}
+    cleaned = subprocess.run(
+        [*SYNC, "--clean", "--older-than", "0", str(setting.runs)], env=setting.env, capture_output=True, text=True
+    )
+    assert cleaned.returncode == 0, cleaned.stderr
+    wait_for(lambda: not list(setting.runs.glob("*run-*/*/*.journal")), 20, "the end of the journals")
+    again = subprocess.run(verified.args, env=setting.env, capture_output=True, text=True)
+    (row,) = [row for row in json.loads(again.stdout) if row["writer"] == writer]
+    assert row["removed"]
+    assert row["journal"] == row["kafka"] == rows[writer]["journal"]
