@@ -38,7 +38,7 @@ def read_all(directory: Path, max_bytes: int = 1 << 20, position: Position = STA
     return flat(items), reader
 
 
-def varied(directory: Path, writer: str = WRITER, rounds: int = 22) -> JournalWriter:
+def varied(directory: Path, writer: str = WRITER, rounds: int = 19) -> JournalWriter:
     """Rows of several shapes in turn and in a run, texts, events, in segments of 4 KiB; open still."""
     journal = JournalWriter(directory, writer=writer, segment_bytes=SEGMENT_BYTES)
     journal.event("start", {"project": "숫자", "tags": ["a", "b"], "environment": {"python": "3.11"}}, 1.0)
