@@ -250,7 +250,7 @@ def _writer_dies_at(boundary: str) -> Callable[[Scene], None]:
         before = slot.process
         doomed = wait_for(lambda: slot.process if slot.process is not before else None, 30, "a writer in its place")
         with contextlib.suppress(AssertionError):
-            wait_for(lambda: slot.process is not doomed, 40, "the end of a writer", 0.05)
+            wait_for(lambda: slot.process is not doomed, 25, "the end of a writer", 0.05)
             world.happened[f"writer died {boundary}"] += 1
 
     happens.__name__ = f"kill_writer_{boundary}"
@@ -377,7 +377,7 @@ def offline_until_sync(scene: Scene) -> None:
     """A machine that never sees the stack, with a clock of weeks ago; its folder is synced at the end, twice."""
     world = scene.world
     kind = scene.random.choice(["plain", "threads", "forks"])
-    workload = world.train(scene.project, kind, rate=0, rows=100_000, online=False)
+    workload = world.train(scene.project, kind, rate=0, rows=30_000, online=False)
     world.wait_logging(workload, 3_000)
     if scene.random.random() < 0.5:
         world.kill_training(workload)

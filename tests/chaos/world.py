@@ -436,7 +436,7 @@ class World:
                 f"{workload.name} ended with {code}:\n{workload.log.read_text(errors='replace')[-3000:]}"
             )
 
-    def pulsetrain(self, *arguments: str, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+    def pulsetrain(self, *arguments: str, timeout: float = 600) -> "subprocess.CompletedProcess[str]":
         """Runs the command."""
         command = [sys.executable, "-m", "pulsetrain.commands", *arguments]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
