@@ -8,6 +8,7 @@ environment.
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,10 @@ from tests.journals import start_run
 def main() -> None:
     directory, writer, run_id, rows, pause, end = sys.argv[1:]
     started = int(time.time() * 1e6)
-    journal = start_run(Path(directory), writer, run_id=run_id, attempt_started=started, segment_bytes=1 << 20)
+    host = socket.gethostname()
+    journal = start_run(
+        Path(directory), writer, run_id=run_id, attempt_started=started, host=host, segment_bytes=1 << 20
+    )
     register(addresses.home(), writer, journal.directory)
     for step in range(int(rows)):
         journal.row(("loss", "acc"), (1 / (step + 1), step / 1000), step, time.time())

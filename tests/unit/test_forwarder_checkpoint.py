@@ -275,6 +275,15 @@ def test_a_run_taken_for_killed_that_wrote_on_is_sent_to_its_true_end(run):
     assert events.decode(broker.of("runs")[-1].payload, events.RunEvent).state == "finished"
 
 
+@given(
+    st.binary(max_size=60)
+    | st.sampled_from([b"[" * 10_000, b"{}", b"null\n", b'{"version":1,"crc32":0}\n', b"[1]\n{}"])
+)
+def test_whatever_stands_in_the_file_is_a_checkpoint_or_a_value_error(content):
+    with pytest.raises(ValueError):
+        Checkpoint.decode(content)
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_a_fold_that_is_restored_goes_on_as_the_one_whose_state_it_has(tmp_path_factory, data):

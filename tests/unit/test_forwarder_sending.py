@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pulsetrain.forwarder import sending
+from pulsetrain.forwarder import pump, sending
 from pulsetrain.forwarder.memory_delivery import MemoryBroker, MemoryDelivery
 from pulsetrain.forwarder.ownership import Ownership
 from pulsetrain_schemas import events
@@ -200,7 +200,7 @@ def test_a_process_of_another_machine_that_wrote_just_now_may_still_run(tmp_path
     assert (report.state, report.detail) == ("sent so far", "it may still run on elsewhere")
     (heartbeat,) = [e for e in (events.decode(m.payload, events.RunEvent) for m in broker.of("runs")) if e.summary]
     assert (heartbeat.state, heartbeat.summary) == (None, {"loss": "1.0"})
-    later = time.time() + sending.MAY_LIVE_SECONDS + 1
+    later = time.time() + pump.MAY_LIVE_SECONDS + 1
     report = sending.send(journal.directory, MemoryDelivery(broker), clock=lambda: later)
     assert report.state == "sent"
 

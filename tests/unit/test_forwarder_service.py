@@ -369,3 +369,22 @@ def test_a_run_that_ends_is_removed_in_time_by_the_forwarder_that_sent_it(house,
     house.place.register(journal.directory.name, Registration(str(journal.directory), 2**22 + 1, 1.0))
     house.tick_until(lambda: not house.registered(), "the end of a registration whose journal was removed")
     assert not (tmp_path / "runs" / "run-1-r1").exists()
+
+
+def test_a_process_of_another_machine_that_shares_the_home_is_not_taken_for_dead_while_it_writes(house, tmp_path):
+    journal = start_run(tmp_path / "runs", host="another", pid=2**22 + 1, pid_created=1.0)
+    written = [time.time()]
+    house.forwarder._clock = lambda: written[0] + silence
+    silence = 0.0
+    house.register(journal.directory, 2**22 + 1, 1.0)
+    journal.row(("loss",), (1.0,), 0, written[0])
+    house.tick_until(lambda: house.broker.of("metrics"), "the row")
+    for _ in range(20):
+        house.forwarder.tick()
+    assert not any(event.kind == "finish" for event in house.runs())
+    journal.row(("loss",), (2.0,), 1, written[0])
+    house.tick_until(lambda: len(house.broker.of("metrics")) == 2, "the second row")
+    silence = 3600.0
+    house.tick_until(lambda: complete(journal.directory), "the end")
+    assert [event.state for event in house.runs() if event.kind == "finish"] == ["killed"]
+    journal.close()

@@ -78,7 +78,7 @@ class Checkpoint:
                 found["config"],
                 found["summary"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"it is not understood: {error!r}") from None
 
     @classmethod

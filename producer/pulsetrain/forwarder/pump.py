@@ -35,6 +35,9 @@ DAMAGE_RETRY_SECONDS = 5.0
 # Room in a message for Kafka's own framing of it.
 ENVELOPE_BYTES = 4 << 10
 
+# A process of another machine that has written a record so short a time ago may still run.
+MAY_LIVE_SECONDS = 600.0
+
 PLENTY_BYTES = STEP_BYTES // 2
 
 END_FILE = "end.json"
@@ -112,6 +115,13 @@ class Pump:
     def last_time(self) -> float:
         """When that was written, in seconds since the epoch."""
         return self._tail.last_time
+
+    def may_live_elsewhere(self, now: float) -> bool:
+        """Whether the process, if it is one of another machine, may still run; `now` is the time since the epoch.
+
+        Such a process cannot be asked. What it has written lately tells, and nothing before that was read.
+        """
+        return not self.finished and now - self._tail.last_time < MAY_LIVE_SECONDS
 
     @property
     def is_settled(self) -> bool:

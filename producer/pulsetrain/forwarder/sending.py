@@ -26,9 +26,6 @@ State = Literal["sent", "sent so far", "already sent", "to send", "owned", "empt
 
 POLL_SECONDS = 0.02
 NOTHING = Counters()
-# A process on another machine cannot be asked whether it lives. One that has written a record so short a time ago may;
-# the samples of the hardware alone bring one every ten seconds.
-MAY_LIVE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +186,7 @@ class Sending:
     def _may_live(self, now: float) -> bool:
         if self._pump.finished:
             return False
-        if self._is_foreign:
-            return now - self._pump.last_time < MAY_LIVE_SECONDS
-        return self._watch.alive()
+        return self._watch.alive() or (self._is_foreign and self._pump.may_live_elsewhere(now))
 
 
 def send(

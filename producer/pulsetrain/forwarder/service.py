@@ -242,8 +242,10 @@ class Forwarder:
             logger.warning("run %s has no hardware samples: %s", writer.identity.run_id, error)
 
     def _attend(self, writer: _Writer, now: float) -> Pace:
-        alive = writer.watch.alive()
         pump = writer.pump
+        # Machines that share a home on the network share its forwarder too.
+        elsewhere = pump is not None and writer.identity.host != self._host and pump.may_live_elsewhere(now)
+        alive = writer.watch.alive() or elsewhere
         if not writer.ended and (not alive or (pump is not None and pump.finished)):
             self._detach(writer, now)
         if pump is None:
