@@ -8,7 +8,6 @@ from unittest import mock
 from pulsetrain.forwarder import pump, service
 from pulsetrain.forwarder.acknowledgement import Acknowledged, Ledger
 from pulsetrain.forwarder.pump import Pump
-from pulsetrain.forwarder.tail import Tail
 from tests.chaos.mutation import Mutants
 
 MUTANTS = mutant = Mutants()
@@ -110,13 +109,6 @@ def writes_down_a_position_ahead_of_what_is_covered() -> Iterator[None]:
         self._ledger.acknowledged = self._saved = acknowledged
 
     with mock.patch.object(Pump, "save", ahead):
-        yield
-
-
-@mutant
-def takes_a_summary_for_published_while_it_reads_again() -> Iterator[None]:
-    """After an interruption the newest summary goes with an event that is dropped downstream."""
-    with mock.patch.object(Tail, "reads_again", False):
         yield
 
 
