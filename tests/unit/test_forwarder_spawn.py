@@ -231,3 +231,15 @@ def test_a_look_at_the_lock_does_not_leave_it_to_a_child_that_is_forked_meanwhil
         for child in children:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+
+
+def test_a_forwarder_whose_loop_hangs_ends_with_its_stacks_in_the_log():
+    program = (
+        "import threading\nfrom pulsetrain.forwarder import process\nprocess.HANG_SECONDS = 0.2\n"
+        "def hangs(): threading.Event().wait()\n"
+        "ended = process._Watchdog(); ended(); ended.end()\n"
+        "watchdog = process._Watchdog(); watchdog(); hangs()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "in hangs" in done.stderr
