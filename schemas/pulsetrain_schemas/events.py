@@ -166,8 +166,8 @@ class DeadLetter:
     """A message that could not be decoded or stored, whole, with where it came from and why it is here.
 
     `reason` is a short stable word: undecodable, unknown_schema, invalid, refused. Further letters that share all but
-    offset, error, record_time, key and payload stand in the sequences, entry by entry. With an `action` (replayed,
-    dropped) it is no letter, but says what `actor` did about the letters of these offsets.
+    offset, error, record_time, key and payload stand in the arrays, an entry each; a length of -1 stands for None. With
+    an `action` (replayed, dropped) it is no letter, but says what `actor` did about the letters of these offsets.
     """
 
     reason: str
@@ -184,10 +184,13 @@ class DeadLetter:
     action: str | None = None
     actor: str | None = None
     more_offsets: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
-    more_errors: Sequence[str] = ()
     more_record_times: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
-    more_keys: Sequence[bytes | None] = ()
-    more_payloads: Sequence[bytes | None] = ()
+    more_errors: Sequence[str] = field(default_factory=list)
+    more_error_indexes: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    more_key_lengths: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    more_keys: bytes | None = None
+    more_payload_lengths: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    more_payloads: bytes | None = None
 
 
 Event = MetricBatch | SystemBatch | LogBatch | RunEvent | DeadLetter
@@ -289,11 +292,24 @@ def _check_letter(letter: DeadLetter) -> None:
     more = len(letter.more_offsets)
     _require(letter.partition >= 0 and letter.offset >= 0, "its partition or its offset is negative")
     _require(_within(letter.more_offsets, 0, 2**63 - 1), "an offset is negative")
-    if letter.action is None:
+    if letter.action is not None:
+        return
+    _require(
+        len(letter.more_error_indexes) == len(letter.more_record_times) == more
+        and len(letter.more_key_lengths) == len(letter.more_payload_lengths) == more,
+        "errors, times, keys or payloads have not an entry a letter",
+    )
+    _require(
+        _within(letter.more_error_indexes, 0, len(letter.more_errors) - 1), "a letter's error is none of the errors"
+    )
+    for lengths, joined in (
+        (letter.more_key_lengths, letter.more_keys),
+        (letter.more_payload_lengths, letter.more_payloads),
+    ):
+        size = len(joined or b"")
         _require(
-            len(letter.more_errors) == len(letter.more_record_times) == more
-            and len(letter.more_keys) == len(letter.more_payloads) == more,
-            "errors, times, keys or payloads have not an entry a letter",
+            _within(lengths, -1, size) and int(np.maximum(lengths, 0).sum()) == size,
+            "lengths of keys or payloads do not add up to what is there",
         )
 
 

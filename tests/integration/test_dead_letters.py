@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 
@@ -162,3 +163,23 @@ def test_what_is_away_is_named(pipeline: Pipeline) -> None:
     assert shown["payload"]["text"] == "away"
     assert "127.0.0.1:1" in shown["note"]
     assert letters(pipeline, 0)[-1]["state"] == "waiting"
+
+
+def test_a_flood_of_bad_messages_leaves_the_good_ones_alone_and_is_dropped_at_one_word(pipeline: Pipeline) -> None:
+    writer = pipeline.writers[0]
+    memory = psutil.Process(writer.process.pid).memory_info().rss
+    lines, letters_before = len(writer.log.splitlines()), dlq(pipeline, "list", "--state", "any", "--json")["total"]
+    for index in range(200):
+        for number in range(100):
+            pipeline.send_bytes("metrics", b"flood %d" % number * 20, b"flooded", index % 4)
+        pipeline.send(metric_batch("f", index * 50 + 1, index * 50 + 50, run_id="flooded"), partition=index % 4)
+    pipeline.sent()
+    pipeline.count("metrics WHERE run_id = 'flooded'", expected=20_000, timeout=60)
+    pipeline.count("dead_letters", expected=letters_before + 20_000, timeout=60)
+    assert (
+        pipeline.client.query("SELECT uniqExact(letter_offset) FROM dead_letters WHERE key = 'flooded'").one() < 2_000
+    )
+    assert len(writer.log.splitlines()) - lines < 20
+    assert psutil.Process(writer.process.pid).memory_info().rss - memory < 200 << 20
+    assert dlq(pipeline, "drop", "--reason", "undecodable", "--yes", "--json")["dropped"] >= 20_000
+    assert dlq(pipeline, "list", "--reason", "undecodable", "--json")["total"] == 0

@@ -197,7 +197,7 @@ def test_writers_go_on_through_a_rebuild_and_readers_see_no_gap(pipeline: Pipeli
     stop, sent = threading.Event(), [0] * 4
 
     def produce() -> None:
-        while not stop.wait(0.002):
+        while not stop.wait(0.02):
             for number in range(4):
                 first = sent[number] * 20 + 1
                 pipeline.send(metric_batch(f"w{number}", first, first + 19, run_id=f"r{number}"), partition=number)
@@ -210,7 +210,7 @@ def test_writers_go_on_through_a_rebuild_and_readers_see_no_gap(pipeline: Pipeli
     watching = threading.Thread(target=_watch, args=(pipeline, stop, seen))
     watching.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
             rebuilding.rebuild(services(pipeline), Quiet())
     finally:
         stop.set()

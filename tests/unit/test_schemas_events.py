@@ -68,8 +68,9 @@ RUN = RunEvent(
 )  # fmt: skip
 DEAD = DeadLetter(
     "undecodable", "what was wrong", "pulsetrain.metrics", 1, 2**40, STARTED, "writer", b"k", b"\x00\xff", "id", 5,
-    more_offsets=array(2**40 + 3, 7), more_errors=["a", "b"], more_record_times=array(1, 2),
-    more_keys=[None, b""], more_payloads=[b"\xc3", None],
+    more_offsets=array(2**40 + 3, 7, 8), more_errors=["a", "b"], more_error_indexes=array(1, 0, 1),
+    more_record_times=array(1, 2, 3), more_key_lengths=array(-1, 0, 2), more_keys=b"kk",
+    more_payload_lengths=array(1, -1, 0), more_payloads=b"\xc3",
 )  # fmt: skip
 ALL: tuple[Event, ...] = (METRICS, SYSTEM, LOGS, RUN, DEAD)
 
@@ -155,9 +156,11 @@ INCONSISTENT: list[tuple[Any, dict[str, Any], str]] = [
     (LOGS, {"lines": ["one"]}, "an entry a row"),
     (LOGS, {"row_streams": array(1, 3)}, "stdout"),
     (RUN, {"points": -1}, "counter"),
-    (DEAD, {"more_keys": [None]}, "an entry a letter"),
-    (DEAD, {"more_errors": []}, "an entry a letter"),
-    (DEAD, {"more_offsets": array(1, -1)}, "negative"),
+    (DEAD, {"more_key_lengths": array(1)}, "an entry a letter"),
+    (DEAD, {"more_errors": []}, "none of the errors"),
+    (DEAD, {"more_keys": b"k"}, "add up"),
+    (DEAD, {"more_payload_lengths": array(1, -2, 0)}, "add up"),
+    (DEAD, {"more_offsets": array(1, -1, 2)}, "negative"),
     (DEAD, {"offset": -1}, "negative"),
 ]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+from pulsetrain_consumers.runtime.dead_letters import separate
 from pulsetrain_schemas.events import DeadLetter
 
 
@@ -40,10 +41,10 @@ def unpack(message: DeadLetter, partition: int, offset: int) -> Iterator[Letter]
         return
     letters = zip(
         chain([message.offset], message.more_offsets.tolist()),
-        chain([message.error], message.more_errors),
+        chain([message.error], (message.more_errors[index] for index in message.more_error_indexes.tolist())),
         chain([message.record_time], message.more_record_times.tolist()),
-        chain([message.key], message.more_keys),
-        chain([message.payload], message.more_payloads),
+        chain([message.key], separate(message.more_key_lengths, message.more_keys)),
+        chain([message.payload], separate(message.more_payload_lengths, message.more_payloads)),
         strict=True,
     )
     for index, (at, error, record_time, key, payload) in enumerate(letters):

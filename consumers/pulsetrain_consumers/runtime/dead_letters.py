@@ -5,6 +5,7 @@ and is decoded and stored a thousand at a time by whoever reads the dead letters
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from pulsetrain_consumers.runtime.broker import Clock, MessageTooLarge, Publishe
 from pulsetrain_consumers.runtime.sink import Rejected
 from pulsetrain_consumers.runtime.telemetry import Telemetry
 from pulsetrain_schemas import events
+from pulsetrain_schemas.events import IntArray
 from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing
 
 log = logging.getLogger(__name__)
@@ -61,13 +63,15 @@ class DeadLetters:
             self._skip([entry for entry in rejected if entry.record.partition.topic == self._topic])
         if not letters:
             return
+        letters.sort(key=lambda entry: (entry.record.partition, entry.reason))
         try:
             self._publisher.publish(self._topic, [self._message(pack) for pack in _packed(letters)])
         except MessageTooLarge:
             for entry in letters:
                 self._publish_one(entry)
-        for entry in letters:
-            self._telemetry.dead_letters.labels(entry.record.partition.topic, entry.reason).inc()
+        counts = Counter((entry.record.partition.topic, entry.reason) for entry in letters)
+        for labels, count in counts.items():
+            self._telemetry.dead_letters.labels(*labels).inc(count)
 
     def _skip(self, unreadable: Sequence[Rejected]) -> None:
         self._telemetry.errors.labels("unreadable_dead_letter").inc(len(unreadable))
@@ -99,6 +103,10 @@ class DeadLetters:
     def _message(self, pack: Sequence[Rejected], *, with_payload: bool = True) -> tuple[bytes | None, bytes]:
         first, more = pack[0], pack[1:]
         record = first.record
+        key_lengths, keys = joined([entry.record.key for entry in more])
+        payload_lengths, payloads = joined([entry.record.value for entry in more])
+        errors: dict[str, int] = {}
+        error_indexes = [errors.setdefault(entry.error[:_ERROR_CHARACTERS], len(errors)) for entry in more]
         letter = events.DeadLetter(
             reason=first.reason,
             error=first.error[:_ERROR_CHARACTERS],
@@ -112,26 +120,50 @@ class DeadLetters:
             topic_id=self._topic_id(record.partition.topic),
             record_time=record.time,
             more_offsets=np.array([entry.record.offset for entry in more], np.int64),
-            more_errors=[entry.error[:_ERROR_CHARACTERS] for entry in more],
             more_record_times=np.array([entry.record.time for entry in more], np.int64),
-            more_keys=[entry.record.key for entry in more],
-            more_payloads=[entry.record.value for entry in more],
+            more_errors=list(errors),
+            more_error_indexes=np.array(error_indexes, np.int64),
+            more_key_lengths=key_lengths,
+            more_keys=keys,
+            more_payload_lengths=payload_lengths,
+            more_payloads=payloads,
         )
         return record.key, events.encode(letter, self._framing)
 
 
+def joined(values: Sequence[bytes | None]) -> tuple[IntArray, bytes]:
+    """Lengths, -1 for None, and the values one after another; `separate` takes them apart."""
+    lengths = np.array([-1 if value is None else len(value) for value in values], np.int64)
+    return lengths, b"".join(value for value in values if value is not None)
+
+
+def separate(lengths: IntArray, values: bytes | None) -> Iterator[bytes | None]:
+    """The values that `joined` was given."""
+    end, content = 0, values or b""
+    for length in lengths.tolist():
+        if length < 0:
+            yield None
+        else:
+            begin, end = end, end + length
+            yield content[begin:end]
+
+
 def _packed(letters: Sequence[Rejected]) -> Iterator[list[Rejected]]:
-    """The letters in groups that make one message each."""
-    open_packs: dict[tuple[object, str], tuple[list[Rejected], int]] = {}
+    """The letters in groups that make one message each: of one partition and reason, as they follow each other."""
+    pack: list[Rejected] = []
+    packed = 0
     for entry in letters:
         record = entry.record
         size = len(record.value or b"") + len(record.key or b"") + min(len(entry.error), _ERROR_CHARACTERS)
-        key = (record.partition, entry.reason)
-        pack, packed = open_packs.get(key, ([], 0))
-        if pack and (packed + size > PACKED_BYTES or len(pack) == PACKED_LETTERS):
+        if pack and (
+            packed + size > PACKED_BYTES
+            or len(pack) == PACKED_LETTERS
+            or entry.reason != pack[0].reason
+            or record.partition != pack[0].record.partition
+        ):
             yield pack
             pack, packed = [], 0
         pack.append(entry)
-        open_packs[key] = (pack, packed + size)
-    for pack, _ in open_packs.values():
+        packed += size
+    if pack:
         yield pack

@@ -5,6 +5,7 @@ pending range and stores the same rows under the same token, so it does not matt
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Generic
 
@@ -100,6 +101,8 @@ class Intake(Generic[M]):
     def accept(self, records: Sequence[Record], now: float) -> None:
         """Decodes what was polled into the buffers."""
         put_back: set[Partition] = set()
+        taken: Counter[str] = Counter()
+        waits = False
         for record in records:
             owned = self._owned.get(record.partition)
             if owned is None or record.partition in put_back:
@@ -118,9 +121,13 @@ class Intake(Generic[M]):
             except StoreUnavailable as error:
                 self._decoding_failed(record, error)
                 put_back.add(record.partition)
+                waits = True
                 continue
             owned.next_offset = record.offset + 1
-            self._telemetry.messages.labels(record.partition.topic).inc()
+            taken[record.partition.topic] += 1
+        for topic, count in taken.items():
+            self._telemetry.messages.labels(topic).inc(count)
+        if taken and not waits:
             self._health.problem("decoding", None)
 
     def _went_back(self, owned: Owned[M], offset: int) -> None:

@@ -5,7 +5,7 @@ rows are shifted to follow each other, and then all points are expanded at once.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulsetrain_consumers.clickhouse import Dictionary
+from pulsetrain_consumers.runtime.dead_letters import separate
 from pulsetrain_consumers.writer.store import Columns
 from pulsetrain_schemas.columnar import Int64Array
 from pulsetrain_schemas.events import DeadLetter, IntArray, LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
@@ -242,7 +243,6 @@ def letter_tables(batch: Sequence[Kept[PlacedLetter]]) -> Mapping[str, Columns]:
     placed = [kept.event for kept in batch]
     letters = [event.letter for event in placed]
     counts = np.array([letter_rows(event) for event in placed])
-    is_action = [letter.action is not None for letter in letters]
 
     def text(values: list[str]) -> Dictionary:
         numbering = _Numbering()
@@ -251,14 +251,13 @@ def letter_tables(batch: Sequence[Kept[PlacedLetter]]) -> Mapping[str, Columns]:
     def whole(values: list[int]) -> IntArray:
         return np.repeat(np.array(values, np.int64), counts)
 
-    def each(first: str, more: str, of_action: Any) -> list[Any]:
+    def each(value: Callable[[DeadLetter], Iterable[Any]], of_action: Any) -> list[Any]:
         found: list[Any] = []
-        for letter, action, count in zip(letters, is_action, counts.tolist(), strict=True):
-            found.extend([of_action] * count if action else (getattr(letter, first), *getattr(letter, more)))
+        for letter, count in zip(letters, counts.tolist(), strict=True):
+            found.extend([of_action] * count if letter.action is not None else value(letter))
         return found
 
-    payloads = each("payload", "more_payloads", None)
-    record_times = each("record_time", "more_record_times", None)
+    payloads = each(lambda one: (one.payload, *separate(one.more_payload_lengths, one.more_payloads)), None)
     return {
         "dead_letter_events": {
             "topic": text([letter.topic for letter in letters]),
@@ -269,10 +268,12 @@ def letter_tables(batch: Sequence[Kept[PlacedLetter]]) -> Mapping[str, Columns]:
             "actor": text([letter.actor or "" for letter in letters]),
             "ts": whole([letter.time for letter in letters]),
             "reason": text([letter.reason for letter in letters]),
-            "error": each("error", "more_errors", ""),
+            "error": each(
+                lambda one: (one.error, *(one.more_errors[at] for at in one.more_error_indexes.tolist())), ""
+            ),
             "consumer_group": text([letter.consumer_group for letter in letters]),
-            "record_ts": [None if time is None else int(time) for time in record_times],
-            "key": each("key", "more_keys", None),
+            "record_ts": each(lambda one: (one.record_time, *one.more_record_times.tolist()), None),
+            "key": each(lambda one: (one.key, *separate(one.more_key_lengths, one.more_keys)), None),
             "payload_bytes": [None if payload is None else len(payload) for payload in payloads],
             "payload_start": [b"" if payload is None else payload[:LETTER_START_BYTES] for payload in payloads],
             "letter_partition": whole([event.partition for event in placed]),
