@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -349,6 +350,40 @@ def test_killed_between_any_two_steps_of_removing_the_next_look_goes_on(runs, mo
     assert runs.there() == {"living"}
     assert list(removed(runs.directory)) == ["old" * 8]
     assert not [path for path in runs.directory.rglob("*") if path.name.startswith((".removed", ".base"))]
+
+
+def test_two_that_remove_the_same_journals_remove_each_once(runs):
+    journals = [runs.run(f"r{number}") for number in range(20)]
+    for journal in journals:
+        runs.send(journal, age=8 * DAY)
+    outcomes: list[str] = []
+
+    def remove_all() -> None:
+        for journal in journals:
+            try:
+                removal.remove(journal.directory)
+                outcomes.append(journal.writer)
+            except (Kept, OSError):
+                continue
+
+    threads = [threading.Thread(target=remove_all) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == sorted(journal.writer for journal in journals)
+    assert len((runs.directory / LEDGER_FILE).read_bytes().splitlines()) == 20
+    assert runs.there() == set()
+
+
+def test_a_journal_that_cannot_be_removed_does_not_keep_the_others_there(runs):
+    for age, name in enumerate("abc"):
+        runs.send(runs.run(name, rows=2000), age=(10 - age) * 3600.0)
+    ownership = Ownership.take(runs.directory / "offline-run-20260101_000000-a" / ("a" * 8))
+    taken = runs.keeper().look().taken
+    runs.keeper(max_bytes=taken).look()
+    assert runs.there() == {"a", "c"}
+    ownership.release()
 
 
 def test_a_full_disk_has_room_made_before_the_ledger_is_written(runs, monkeypatch):

@@ -188,7 +188,7 @@ class Pump:
         if acknowledged is not self._saved:
             acknowledged.save(self.journal)
             self._saved = acknowledged
-        checkpoint = self._checkpoint
+        checkpoint = None if acknowledged.complete else self._checkpoint
         if checkpoint is not None and acknowledged.position >= checkpoint.position:
             checkpoint.save(self.journal)
             self._checkpoint, self._checkpoint_segment = None, checkpoint.position.segment

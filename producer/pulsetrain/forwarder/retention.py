@@ -194,46 +194,49 @@ class Keeper:
         """Removes what Kafka has, oldest first, until `wanted` bytes are free or there is nothing more. Returns how
         many are free.
         """
+        before = survey.taken
         freed = 0
-        for _, journal, segment in sorted(self._candidates(survey, now), key=lambda found: found[0]):
+        segments: dict[Path, tuple[_Journal, int]] = {}
+        for _, journal, segment, size in sorted(self._candidates(survey, now), key=lambda found: found[0]):
             if freed >= wanted:
                 break
-            before = journal.taken
-            if segment is None:
-                self._remove(survey, journal, now)
-                freed += before if journal not in survey.journals else 0
-            else:
-                self._remove_segments(journal, segment + 1)
-                freed += before - journal.taken
+            if segment is not None:
+                segments[journal.path] = (journal, segment)
+                freed += size
+            elif self._remove(survey, journal, now):
+                freed += size
+        for journal, segment in segments.values():
+            self._remove_segments(journal, segment + 1)
+        freed = before - survey.taken
         if freed:
-            logger.info(
-                "%s: %s that Kafka has were removed to stay below the ceiling", self.directory, size_text(freed)
-            )
+            logger.info("%s: removed %s that Kafka has, to stay below the ceiling", self.directory, size_text(freed))
         return freed
 
-    def _candidates(self, survey: Survey, now: float) -> Iterator[tuple[float, _Journal, int | None]]:
-        """What might go: since when, of which journal, and which segment of it where not all of it may."""
+    def _candidates(self, survey: Survey, now: float) -> Iterator[tuple[float, _Journal, int | None, int]]:
+        """What might go: since when, of which journal, which segment of it where not all of it may, and its bytes."""
         for journal in survey.journals:
             if journal.completed is not None:
                 if self._is_settled(journal, now):
-                    yield journal.completed, journal, None
+                    yield journal.completed, journal, None, journal.taken
                 continue
             checkpoint = Checkpoint.load(journal.path)
             latest = 0.0
-            for number, changed, _ in journal.segments:
+            for number, changed, size in journal.segments:
                 if checkpoint is not None and number < checkpoint.position.segment:
                     latest = max(latest, changed)  # a copy may have given them other times; their order stays
-                    yield latest, journal, number
+                    yield latest, journal, number, size
 
     def _is_settled(self, journal: _Journal, now: float) -> bool:
         return journal.completed is not None and now - journal.completed >= self._policy.grace
 
-    def _remove(self, survey: Survey, journal: _Journal, now: float) -> None:
+    def _remove(self, survey: Survey, journal: _Journal, now: float) -> bool:
         try:
             removal.remove(journal.path, now)
-            survey.journals.remove(journal)
         except (removal.Kept, OSError) as error:
             self._say("is not removed", journal.path, str(error))
+            return False
+        survey.journals.remove(journal)
+        return True
 
     def _remove_if_empty(self, survey: Survey, journal: _Journal) -> None:
         if journal.path in self._not_empty:
