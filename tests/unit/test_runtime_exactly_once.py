@@ -80,9 +80,35 @@ class ExactlyOnce(RuleBasedStateMachine):
         data.draw(st.sampled_from(self.processes)).faults.remaining = boundary
 
     @precondition(lambda self: self.processes)
+    @rule(data=st.data(), boundary=st.integers(0, 7), writer=st.sampled_from(WRITERS), more=st.integers(1, 8))
+    def process_dies_at_its_work_and_more_is_sent(
+        self, data: st.DataObject, boundary: int, writer: str, more: int
+    ) -> None:
+        process = data.draw(st.sampled_from(self.processes))
+        process.faults.remaining = boundary
+        try:
+            for _ in range(4):
+                process.loop.tick(0)
+                process.executor.run()
+        except Crash:
+            self.processes.remove(process)
+        self.forwarder_sends(writer=writer, count=more)
+
+    @precondition(lambda self: self.processes)
     @rule(data=st.data())
     def process_is_thrown_out_of_the_group_and_does_not_know(self, data: st.DataObject) -> None:
         self.rig.broker.expel(data.draw(st.sampled_from(self.processes)).member)
+
+    @precondition(lambda self: self.processes)
+    @rule(writer=st.sampled_from(WRITERS), count=st.integers(1, 8))
+    def another_stores_for_a_while_what_is_then_sent_again(self, writer: str, count: int) -> None:
+        for member in list(self.rig.broker.members()):
+            self.rig.broker.expel(member)
+        other = self.rig.process(inline=False)
+        self.forwarder_sends(writer=writer, count=count)
+        self.rig.settle(other, 6)
+        self.rig.broker.expel(other.member)
+        self.forwarder_sends_again_with_other_boundaries(writer=writer, back=count, cut=count, more=0)
 
     @precondition(lambda self: self.processes)
     @rule(data=st.data())
