@@ -226,3 +226,28 @@ def test_two_syncs_at_once_do_not_send_the_same_journal(offline: Path) -> None:
     assert sending.send(offline, MemoryDelivery(broker)).state == "owned"
     first.close()
     assert sending.send(offline, MemoryDelivery(broker)).state == "sent"
+
+
+@pytest.mark.parametrize("is_recent", [True, False])
+def test_a_run_that_is_copied_again_and_again_while_it_goes_on_is_sent_as_it_comes(
+    tmp_path: Path, is_recent: bool
+) -> None:
+    """As rsync does from a machine without a network; in between the run may be taken for dead, and is not."""
+    now = 1.76e9 + (0 if is_recent else 10 * pump.MAY_LIVE_SECONDS)
+    journal = start_run(tmp_path / "there" / "offline-run-1", mode="offline", pid=GONE, pid_created=1.0, host="there")
+    broker = MemoryBroker()
+    states = []
+    for part in range(4):
+        for step in range(3000 * part, 3000 * (part + 1)):
+            journal.row(("loss", "acc"), (float(step), 1.0), step, 1.76e9)
+        if part == 3:
+            journal.event("finish", {"state": "finished", "exit_code": 0}, 1.76e9)
+            journal.close()
+        shutil.copytree(tmp_path / "there", tmp_path / "here", dirs_exist_ok=True)
+        (copied,) = sending.find_journals([tmp_path / "here"])
+        states.append(sending.send(copied, MemoryDelivery(broker), clock=lambda: now).state)
+    assert states == (["sent so far"] * 3 if is_recent else ["sent"] * 3) + ["sent"]
+    assert same_points(received(broker), points_logged(journal.directory))
+    ends = [events.decode(message.payload, events.RunEvent) for message in broker.of("runs")]
+    assert (ends[-1].state, ends[-1].rows) == ("finished", 12_000)
+    assert sending.send(copied, MemoryDelivery(broker)).state == "already sent"
