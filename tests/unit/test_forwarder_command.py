@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ def place() -> Place:
 def test_status_says_that_none_runs_and_what_waits(place: Place, tmp_path: Path):
     result = CliRunner().invoke(forwarder, ["status"])
     assert (result.exit_code, result.output) == (0, "no forwarder runs; 0 journals wait for one\n")
+
+
+def test_status_says_that_one_is_about_to_start_and_where_it_would_complain(place: Place):
+    place.create()
+    place.awaited.write_text(str(int(time.time()) + 3))
+    output = CliRunner().invoke(forwarder, ["status"]).output
+    assert output.startswith("no forwarder runs; 0 journals wait for one\none is about to start")
+    assert str(place.log) in output.replace("\n", "")
+    assert json.loads(CliRunner().invoke(forwarder, ["status", "--json"]).output)["awaited"]
 
 
 def test_status_tells_what_a_running_forwarder_says(place: Place):

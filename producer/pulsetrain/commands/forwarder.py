@@ -45,13 +45,17 @@ def status(as_json: bool) -> None:
 
     place = Place.of(addresses.home(), destination())
     running = spawn.is_running(place)
+    awaited = not running and spawn.is_awaited(place)
     waiting = sum(1 for _ in place.registrations())
     said: dict[str, Any] = (read_json(place.status) or {}) if running else {}
     if as_json:
-        click.echo(json.dumps({"running": running, "registered": waiting, "log": str(place.log), **said}, indent=2))
+        document = {"running": running, "awaited": awaited, "registered": waiting, "log": str(place.log), **said}
+        click.echo(json.dumps(document, indent=2))
         return
     if not running:
         click.echo(f"no forwarder runs; {waiting} journals wait for one")
+        if awaited:
+            click.echo(f"one is about to start; if it does not stay, its log says why: {place.log}")
         return
     age = time.time() - float(said.get("updated", 0))
     click.echo(f"forwarder {said.get('pid')}: Kafka is {said.get('broker')}: {said.get('detail')}")
