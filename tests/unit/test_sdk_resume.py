@@ -256,6 +256,21 @@ def test_a_fork_has_the_steps_of_its_parent_as_they_were_then(sdk):
     assert (again.attempt, again.step, again.resumed) == (1, 4, False)
 
 
+def test_a_fork_that_goes_back_into_its_parents_steps_keeps_config_and_definitions_and_no_summary_it_cannot_know(sdk):
+    earlier_run().finish()
+    pulsetrain.init(project="p", fork_from="r1?_step=3", id="child", name="forked", settings=QUIET).finish()
+    run = pulsetrain.init(project="p", resume_from="child?_step=1", settings=QUIET)
+    assert (run.name, run.config.lr, dict(run.summary), run.step) == ("forked", 1, {}, 2)
+    run.log({"acc": 0.05})
+    assert dict(run.summary) == {"acc.max": 0.05}
+    run.finish()
+    fork = pulsetrain.init(project="p", fork_from="child?_step=3", settings=QUIET)
+    assert start_of(fork)["inherited"] == [
+        {"run_id": "r1", "attempt": 0, "below": 2}, {"run_id": "child", "attempt": 0, "below": 2},
+        {"run_id": "child", "attempt": 1, "below": 4},
+    ]  # fmt: skip
+
+
 def test_a_run_is_no_fork_of_itself_and_has_a_parent_that_is_known(sdk):
     with pytest.raises(pulsetrain.UsageError, match="itself"):
         pulsetrain.init(project="p", id="r1", fork_from="r1?_step=3")

@@ -53,6 +53,8 @@ class Past:
     env: Mapping[str, str]
     before: int = field(default=1 << 62)
     """Only attempts with a lower number count."""
+    asks: bool = True
+    """Whether the read side is there to be asked: one that was away a moment ago is not waited for again."""
 
     def state(self, below: int | None) -> "State":
         """What the attempts had come to; with `below`, without rows from that step on."""
@@ -78,8 +80,21 @@ class Past:
             and here >= {one.rank for one in self.known.elsewhere}
         ):
             return local
-        told = ReadSide(self.settings.project, self.known.run_id, self.faults, self.env).state(rank, below)
+        told = None
+        if self.asks:
+            told = ReadSide(self.settings.project, self.known.run_id, self.faults, self.env).state(rank, below)
+        if local is None and told is None and not fitting:
+            return self._before_all()
         return carrying.best(local, told)
+
+    def _before_all(self) -> "State":
+        """Where a fork goes back into what it inherited, and nobody tells what that came to: config and names alone."""
+        from pulsetrain._run import carrying
+
+        first = min((member.attempt for member in self.known.members if member.is_here), default=None)
+        members = [member for member in self.known.members if member.is_here and member.attempt == first]
+        found = carrying.by_journals(members, self.settings.rank, None) or carrying.State()
+        return carrying.State(found.config, found.definitions, start=found.start)
 
 
 def decide(settings: RunSettings, faults: Faults, env: Mapping[str, str] = os.environ) -> Beginning:
@@ -121,7 +136,7 @@ def _fork(settings: RunSettings, fork: tuple[str, int], faults: Faults, env: Map
     run_id = settings.run_id or names.new_run_id()
     own = attempts.by_journals(settings.directory, settings.project, run_id)
     attempt = 0 if own is None else own.attempt + (not _joins(settings, own, env))
-    past = Past(settings, origin, faults, env)
+    past = Past(settings, origin, faults, env, asks=not problem)
     return Beginning(
         run_id,
         attempt,
@@ -150,13 +165,13 @@ def _resumed(settings: RunSettings, faults: Faults, env: Mapping[str, str]) -> B
         first = known.first_steps[known.attempt]
         if known.attempt == 0:
             return Beginning(known.run_id, 0, first, first)
-        past = Past(settings, known, faults, env, before=known.attempt)
+        past = Past(settings, known, faults, env, before=known.attempt, asks=not problem)
         ranks = {one.rank for one in known.latest} | {one.rank for one in known.elsewhere}
         state = past.state(first)
         if settings.rank in ranks:
             state.operations = {}  # the process of this rank that came first has them
         return Beginning(known.run_id, known.attempt, first, first, True, state, before=past)
-    past = Past(settings, known, faults, env, before=known.attempt + 1)
+    past = Past(settings, known, faults, env, before=known.attempt + 1, asks=not problem)
     state = past.state(None if settings.rewind is None else settings.rewind[1] + 1)
     if settings.rewind is not None:
         step = settings.rewind[1] + 1
