@@ -280,3 +280,5 @@ def _forwarders(home: Home) -> Iterator[Finding]:
         else:
             detail = f"{forwarder.destination}: process {forwarder.pid}, broker {forwarder.broker}, {waiting}"
             yield Finding("forwarders", Verdict.OK, detail)
+        if forwarder.notice:
+            yield Finding("journals", Verdict.PROBLEM, forwarder.notice, "docs/journals.md says what goes when")

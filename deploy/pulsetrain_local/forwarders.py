@@ -22,6 +22,8 @@ class ForwarderStatus:
     broker: str
     detail: str
     journals: int
+    notice: str = ""
+    """That the journals are about to take all that they may; empty as long as there is room."""
 
     def to_json(self) -> dict[str, Any]:
         """The entry of `pulsetrain status`."""
@@ -46,6 +48,7 @@ def forwarders(home: Path) -> Iterator[ForwarderStatus]:
             broker=str(said.get("broker", "unknown")),
             detail=str(said.get("detail") or ""),
             journals=journals,
+            notice=str(said.get("notice") or "") if alive else "",
         )
 
 

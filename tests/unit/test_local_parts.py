@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pulsetrain_local import clickhouse_server, kafka, kafka_jars, ports
+from pulsetrain_local import clickhouse_server, doctor, kafka, kafka_jars, ports
 from pulsetrain_local.forwarders import forwarders
 from pulsetrain_local.home import Home, read_json
 from pulsetrain_local.java import Java, NoJava, find_java, java_version
@@ -230,6 +230,21 @@ def test_forwarders_are_told_by_their_locks_and_status_files(tmp_path: Path) -> 
         fcntl.flock(lock, fcntl.LOCK_EX)
         (alive,) = forwarders(tmp_path)
     assert (alive.alive, alive.broker, alive.to_json()["pid"]) == (True, "away", os.getpid())
+
+
+def test_a_forwarder_that_is_about_to_lack_room_is_a_problem_to_the_doctor(tmp_path: Path) -> None:
+    place = tmp_path / "forwarder" / "local"
+    place.mkdir(parents=True)
+    said = {"pid": os.getpid(), "broker": "connected", "notice": "the journals take 9 of 10 GiB"}
+    (place / "status.json").write_text(json.dumps(said))
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        findings = list(doctor._forwarders(Home(tmp_path)))
+    assert [(finding.subject, finding.verdict) for finding in findings] == [
+        ("forwarders", doctor.Verdict.OK),
+        ("journals", doctor.Verdict.PROBLEM),
+    ]
+    assert findings[1].detail == "the journals take 9 of 10 GiB"
 
 
 def test_what_a_killed_installation_left_is_cleared_away(tiny_kafka: dict[str, str]) -> None:
