@@ -118,7 +118,7 @@ def show(letters: tuple[str, ...], output: Path | None, as_json: bool) -> None:
 
     if output is not None and len(letters) != 1:
         raise UserError("-o writes one payload: name one letter")
-    views = []
+    views, reading = [], framing(patience=0)
     with _database() as database, _letter_topic() as topic:
         for entry in catalogue.require(database, [catalogue.LetterId.parse(letter) for letter in letters]):
             note = None
@@ -133,7 +133,7 @@ def show(letters: tuple[str, ...], output: Path | None, as_json: bool) -> None:
                 _write(output, payload)
                 return
             before = catalogue.replayed_before(database, entry)
-            views.append(terminal.View(entry, preview(payload, framing(patience=0)), before, note))
+            views.append(terminal.View(entry, preview(payload, reading), before, note))
     if as_json:
         click.echo(terminal.views_as_json(views))
     else:
