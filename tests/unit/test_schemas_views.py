@@ -263,6 +263,51 @@ def test_a_point_stands_beside_the_latest_sample_of_every_gpu_of_its_run_and_ran
     assert (rows[0]["power_watts"], rows[0]["memory_used_bytes"], rows[0]["sample_ts"]) == (109.5, None, at(9.5))
 
 
+def test_gpus_stand_beside_what_the_latest_attempt_logged(engine: Engine, project: str):
+    engine.sample(project, "A", "utilization_percent", 0, 50)
+    for attempt, first in enumerate((0, 2)):
+        engine.event(project, "start", attempt, 1, attempt=attempt, first_step=first, writer=f"w{attempt}")
+        for step in range(first, 4):
+            engine.point(project, step, 1 + attempt, value=attempt, attempt=attempt, writer=f"w{attempt}")
+    rows = engine.rows(f"SELECT step, value FROM gpu_at_step WHERE project = '{project}' ORDER BY step")
+    assert [(row["step"], row["value"]) for row in rows] == [(0, 0), (1, 0), (2, 1), (3, 1)]
+
+
+def test_an_update_tells_that_an_attempt_begins_earlier_than_its_start_said(engine: Engine, project: str):
+    for step in range(6):
+        engine.point(project, step, step)
+    engine.event(project, "start", 0, 1, first_step=0)
+    engine.event(project, "start", 9, 1, attempt=1, first_step=6, writer="w1")
+    assert len(engine.rows(f"SELECT step FROM latest_metrics WHERE project = '{project}'")) == 6
+    engine.event(project, "update", 10, 2, attempt=1, first_step=3, writer="w1")
+    rows = engine.rows(f"SELECT step FROM latest_metrics WHERE project = '{project}' ORDER BY step")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+
+
+def test_texts_are_shown_as_numbers_are(engine: Engine, project: str):
+    for attempt, first in enumerate((0, 1)):
+        engine.event(project, "start", attempt, 1, attempt=attempt, first_step=first, writer=f"w{attempt}")
+        for step in range(first, 2):
+            engine.insert(
+                "texts", project=project, run_id="r", key="note", step=step, ts=at(0), value=str(attempt),
+                writer=f"w{attempt}", sequence=step + 1, attempt=attempt,
+            )  # fmt: skip
+    engine.event(
+        project, "start", 5, 1, run_id="fork", first_step=1, inherited_runs=["r"], inherited_attempts=[0],
+        inherited_below=[1], parent_run_id="r", parent_step=0,
+    )  # fmt: skip
+    rows = engine.rows(
+        f"SELECT run_id, step, value FROM latest_texts WHERE project = '{project}' ORDER BY run_id, step"
+    )
+    assert [(row["run_id"], row["step"], row["value"]) for row in rows] == [
+        ("fork", 0, "0"),
+        ("r", 0, "0"),
+        ("r", 1, "1"),
+    ]
+    [fork] = engine.rows(f"SELECT parent_run_id, parent_step FROM runs WHERE project = '{project}' AND run_id = 'fork'")
+    assert fork == {"parent_run_id": "r", "parent_step": 0}
+
+
 def test_a_point_before_the_first_sample_or_long_after_the_last_has_none(engine: Engine, project: str):
     engine.sample(project, "A", "utilization_percent", 15, 50)
     for step, second in enumerate((14.9, 15, 24.9, 25.1, 500)):

@@ -1,0 +1,46 @@
+"""What the runs topic is told of where an attempt begins, of forks and of definitions, and that it comes back whole."""
+
+import json
+
+from pulsetrain._run.definitions import Definition
+from pulsetrain.forwarder.acknowledgement import Counters
+from pulsetrain.forwarder.run_events import run_events
+from pulsetrain.forwarder.tail import Identity
+from pulsetrain.journal.reader import Event
+from pulsetrain_schemas.events import RunEvent, decode, encode
+
+IDENTITY = Identity(
+    project="p", run_id="child", writer="w", rank=0, attempt=1, attempt_started=1_000_000, host="h", primary=True,
+    role="run", offline=False, pid=1, pid_created=0.0, telemetry=True,
+)  # fmt: skip
+
+
+def told(*records: tuple[str, dict]) -> list[RunEvent]:
+    events = [Event(number, 1.0, kind, data) for number, (kind, data) in enumerate(records, start=1)]
+    found = list(run_events(IDENTITY, 1, events, Counters(0, 0, 0), {}))
+    assert [decode(encode(event), RunEvent) for event in found] == found
+    return found
+
+
+def test_a_start_tells_where_the_attempt_begins_and_what_a_fork_inherits():
+    inherited = [{"run_id": "root", "attempt": 0, "below": 5}, {"run_id": "root", "attempt": 2, "below": 8}]
+    start = {"first_step": 8, "parent_run_id": "root", "parent_step": 7, "inherited": inherited}
+    (event,) = told(("start", start))
+    assert (event.first_step, event.parent_run_id, event.parent_step, event.inherited) == (8, "root", 7, inherited)
+
+
+def test_an_update_tells_that_the_first_row_went_back_and_takes_the_lowest():
+    (start,) = told(("start", {"first_step": 8}), ("config", {"config": {"a": 1}}), ("update", {"first_step": 3}))
+    assert (start.kind, start.first_step, start.config) == ("start", 3, {"a": "1"})
+    (event,) = told(("update", {"first_step": 3}), ("update", {"name": "x"}), ("update", {"first_step": 5}))
+    assert (event.first_step, event.name) == (3, "x")
+    assert told(("update", {"name": "x"}))[0].first_step is None
+
+
+def test_what_define_metric_said_is_told_by_the_name_of_the_metric():
+    one = Definition("loss", summary=("min", "mean"), goal="minimize").to_event(overwrite=True)
+    two = Definition("val/*", step_metric="epoch").to_event(overwrite=True)
+    (event,) = told(("define_metric", one), ("define_metric", two))
+    assert event.kind == "update"
+    found = {name: Definition.of_event(json.loads(str(text))) for name, text in event.definitions.items()}
+    assert found == {"loss": Definition.of_event(one), "val/*": Definition.of_event(two)}
