@@ -231,7 +231,7 @@ def recreate_topic(scene: Scene) -> None:
         world.recreate_topic("metrics")
 
 
-@fault("poison")
+@fault("poison", "broker")
 def poison_messages(scene: Scene) -> None:
     """Somebody sends what no writer can read: noise, half messages, schemas that nobody has published."""
     noise = [b"", b"garbage", b"\x00\x00\x00\x00\x07?", b"\xc3\x01" + scene.random.randbytes(8) + b"?"]
