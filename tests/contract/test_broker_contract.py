@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 from uuid import uuid4
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import MemberToRemove
 
 from pulsetrain_consumers.runtime.broker import (
     Assigned,
+    BrokerUnavailable,
     CommitRefused,
     Consumer,
     LogRange,
@@ -24,10 +26,13 @@ from pulsetrain_consumers.runtime.broker import (
 )
 from pulsetrain_consumers.runtime.kafka import KafkaGroupConsumer, KafkaPublisher
 from pulsetrain_consumers.runtime.membership import Membership
-from pulsetrain_consumers.runtime.memory import MemoryBroker
+from pulsetrain_consumers.runtime.memory import MemoryBroker, MemoryConsumer
 from pulsetrain_consumers.runtime.roster import Roster
 from pulsetrain_schemas.addresses import KafkaAddress
+from tests.stack_fixture import Broker, running_broker
 from tests.waiting import wait_for
+
+T = TypeVar("T")
 
 
 class Backend(Protocol):
@@ -39,6 +44,15 @@ class Backend(Protocol):
     def publisher(self) -> Publisher: ...
     def append(self, partition: int, values: Sequence[bytes]) -> None: ...
     def recreate(self) -> None: ...
+
+    def expel(self, consumer: Consumer) -> None:
+        """The group goes on without this member, which does not know."""
+
+    def kill(self) -> None:
+        """The broker is away from now on, with all connections."""
+
+    def start(self) -> None:
+        """It is back, with what it had."""
 
 
 class Memory:
@@ -63,13 +77,26 @@ class Memory:
         self.broker.delete_topic("t")
         self.broker.create_topic("t", 2, 1 << 20)
 
+    def expel(self, consumer: Consumer) -> None:
+        assert isinstance(consumer, MemoryConsumer)
+        self.broker.expel(consumer)
+
+    def kill(self) -> None:
+        self.broker.away = True
+
+    def start(self) -> None:
+        self.broker.away = False
+
 
 class Real:
     """Apache Kafka."""
 
-    def __init__(self, address: str, roster: Path) -> None:
+    def __init__(self, address: str, roster: Path, broker: Broker | None = None) -> None:
+        """`broker` where it is this test's own, to be killed."""
         self.address = KafkaAddress((address,))
         self.roster = roster
+        self.broker = broker
+        self.memberships: dict[Consumer, Membership] = {}
         self.topic, self.group = f"contract-{uuid4().hex}", f"g-{uuid4().hex}"
         self.opened: list[Consumer | Publisher] = []
         self.producer = KafkaProducer(bootstrap_servers=address, acks="all")
@@ -84,15 +111,17 @@ class Real:
         admin.close()
 
     def consumer(self) -> Consumer:
+        membership = Membership(self.address, self.group, Roster(self.roster))
         consumer = KafkaGroupConsumer(
             self.address,
             self.group,
             [self.topic],
             SystemClock(),
-            membership=Membership(self.address, self.group, Roster(self.roster)),
+            membership=membership,
             session_timeout=6,
             poll_interval=6,
         )
+        self.memberships[consumer] = membership
         self.opened.append(consumer)
         return consumer
 
@@ -113,6 +142,20 @@ class Real:
         admin.close()
         self._create()
 
+    def expel(self, consumer: Consumer) -> None:
+        name = self.memberships[consumer].enter()  # it has entered before, and keeps its name
+        admin = KafkaAdminClient(bootstrap_servers=list(self.address.bootstrap_servers))
+        admin.remove_group_members(self.group, [MemberToRemove(group_instance_id=name)])
+        admin.close()
+
+    def kill(self) -> None:
+        assert self.broker is not None
+        self.broker.kill()
+
+    def start(self) -> None:
+        assert self.broker is not None
+        self.broker.start()
+
     def close(self) -> None:
         for client in self.opened:
             client.close()
@@ -127,6 +170,18 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
     real = Real(request.getfixturevalue("kafka_broker"), tmp_path / "roster")
     yield real
     real.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    """A backend whose broker may be killed."""
+    if request.param == "memory":
+        yield Memory()
+        return
+    with running_broker(tmp_path / "kafka") as broker:
+        real = Real(broker.address, tmp_path / "roster", broker)
+        yield real
+        real.close()
 
 
 class Reader:
@@ -238,6 +293,22 @@ def test_a_topic_that_is_created_again_has_another_id(backend: Backend) -> None:
     reader.until(lambda: reader.consumer.topic_id(backend.topic) not in (None, before), "another id")
 
 
+def test_of_a_topic_that_is_created_again_the_new_records_are_read(backend: Backend) -> None:
+    backend.append(0, [b"old", b"old", b"old"])
+    reader = joined(backend)
+    p0 = partitions(backend)[0]
+    reader.until(lambda: len(reader.records) == 3, "the records of the old topic")
+    before = reader.consumer.topic_id(backend.topic)
+    backend.recreate()
+    reader.until(lambda: reader.consumer.topic_id(backend.topic) not in (None, before), "another id")
+    backend.append(0, [b"new"])
+    reader.records.clear()
+    reader.consumer.seek(p0, 0)
+    reader.until(lambda: reader.values(p0)[-1:] == [b"new"], "the record of the new topic")
+    assert reader.records[-1].offset == 0
+    assert reader.consumer.log_range(p0) == LogRange(0, 1)
+
+
 def test_members_share_the_partitions_and_each_is_told_first_what_it_loses(backend: Backend) -> None:
     first = joined(backend)
     second = Reader(backend.consumer())
@@ -260,6 +331,56 @@ def test_a_commit_is_refused_once_the_group_has_gone_on_without_the_member(backe
         first.consumer.commit({partitions(backend)[0]: Position(1, "")})
 
 
+def test_a_member_that_was_thrown_out_commits_nothing_until_it_is_one_again(backend: Backend) -> None:
+    reader = joined(backend)
+    p0 = partitions(backend)[0]
+    reader.consumer.commit({p0: Position(1, "before")})
+    backend.expel(reader.consumer)
+    with pytest.raises(CommitRefused):
+        reader.consumer.commit({p0: Position(2, "meanwhile")})
+    rebalances: list[object] = []
+
+    def again() -> bool:
+        rebalances.extend(reader.poll().rebalances)
+        return any(isinstance(rebalance, Assigned) for rebalance in rebalances)
+
+    wait_for(again, 30, "the partitions, once more")
+    assert rebalances[0] == Revoked(frozenset(partitions(backend)))
+    assert reader.consumer.committed(p0) == Position(1, "before")
+    reader.consumer.commit({p0: Position(3, "after")})
+    assert reader.consumer.committed(p0) == Position(3, "after")
+
+
+def test_what_was_committed_outlives_the_broker_and_a_commit_without_an_answer_may_stand_or_not(
+    mortal: Backend,
+) -> None:
+    reader = joined(mortal)
+    p0 = partitions(mortal)[0]
+    reader.consumer.commit({p0: Position(7, '{"pending": [7, 9]}')})
+    mortal.kill()
+    with pytest.raises(BrokerUnavailable):
+        reader.consumer.commit({p0: Position(10, "unheard")})
+    mortal.start()
+
+    def after(act: Callable[[], T]) -> T | None:
+        """What it gives, None while the broker does not answer or has not let the member in again."""
+        reader.poll()
+        try:
+            return act()
+        except (BrokerUnavailable, CommitRefused):
+            return None
+
+    found = wait_for(lambda: after(lambda: reader.consumer.committed(p0)), 30, "what is committed")
+    assert found in (Position(7, '{"pending": [7, 9]}'), Position(10, "unheard"))
+
+    def commit() -> bool:
+        reader.consumer.commit({p0: Position(11, "heard")})
+        return True
+
+    wait_for(lambda: after(commit), 30, "a commit")
+    assert reader.consumer.committed(p0) == Position(11, "heard")
+
+
 def test_what_is_published_is_there_when_publish_returns(backend: Backend) -> None:
     backend.publisher().publish(backend.topic, [(b"k", b"a"), (None, b"b")])
     reader = joined(backend)
@@ -267,6 +388,13 @@ def test_what_is_published_is_there_when_publish_returns(backend: Backend) -> No
     assert {(record.key, record.value) for record in reader.records} == {(b"k", b"a"), (None, b"b")}
 
 
-def test_a_message_that_its_topic_does_not_take_is_said_to_be_too_large(backend: Backend) -> None:
-    with pytest.raises(MessageTooLarge):
-        backend.publisher().publish(backend.topic, [(None, bytes(2 << 20))])
+def test_a_message_that_its_topic_does_not_take_is_said_to_be_too_large_and_the_next_one_is_taken(
+    backend: Backend,
+) -> None:
+    publisher = backend.publisher()
+    for _ in range(2):
+        with pytest.raises(MessageTooLarge):
+            publisher.publish(backend.topic, [(None, bytes(2 << 20))])
+        publisher.publish(backend.topic, [(None, b"small")])
+    reader = joined(backend)
+    reader.until(lambda: [record.value for record in reader.records] == [b"small"] * 2, "the small ones")
