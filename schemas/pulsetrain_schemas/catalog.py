@@ -74,9 +74,12 @@ def by_fingerprint() -> Mapping[bytes, Schema]:
 def recognise(document: Any) -> Schema | None:
     """The schema of one of our messages that another release wrote with, by the name of its record; else None.
 
-    The document comes from outside: what is no schema, or is nested more deeply than any of ours will be, is None too.
+    The document comes from outside. None is also what is no schema, what has types that the codec does not support, a
+    record without fields, or more levels than any of ours will have: so whatever reads by it comes to an end.
     """
-    if not isinstance(document, dict) or not _is_shallow(document, _DEEPEST):
+    from pulsetrain_schemas.codec import RecordCodec
+
+    if not isinstance(document, dict) or not _is_sound(document, _DEEPEST):
         return None
     records = {current(name).document["name"]: name for name in names()}
     record = document.get("name")
@@ -84,14 +87,18 @@ def recognise(document: Any) -> Schema | None:
         return None
     try:
         found = fingerprint(document)
-    except Exception:  # noqa: BLE001  on what is no schema fastavro raises whatever its parsing meets
+        RecordCodec(document)
+    except Exception:  # noqa: BLE001  on what is no schema its parsing raises whatever it meets
         return None
     return by_fingerprint().get(found) or Schema(records[record], document, found)
 
 
-def _is_shallow(value: Any, levels: int) -> bool:
+def _is_sound(value: Any, levels: int) -> bool:
+    """Whether there are no more levels than that, and no record takes no bytes: an array may announce any number."""
+    if isinstance(value, dict) and value.get("type") == "record" and not value.get("fields"):
+        return False
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels > 0 and all(_is_shallow(child, levels - 1) for child in children)
+    return levels > 0 and all(_is_sound(child, levels - 1) for child in children)
 
 
 def _load(name: str, path: str) -> Schema:

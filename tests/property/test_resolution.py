@@ -8,12 +8,13 @@ from typing import Any
 
 import fastavro
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pulsetrain_schemas.codec import RecordCodec
 from pulsetrain_schemas.columnar import DecodeError
-from pulsetrain_schemas.resolution import Resolution
+from pulsetrain_schemas.resolution import Irreconcilable, Resolution
 from tests.examples import examples
 from tests.property.test_codec import plain, values_of
 
@@ -199,3 +200,10 @@ def _bytes_of(schema: Schema) -> dict[str, Any]:
 def test_a_default_of_bytes_is_its_code_points():
     reader = {"type": "record", "name": "R", "fields": [{"name": "b", "type": "bytes", "default": "\u00ff\u0000a"}]}
     assert Resolution(reader, reader | {"fields": []}).decode(b"") == {"b": b"\xff\x00a"}
+
+
+@pytest.mark.parametrize("kind", ["null", "R", {"type": "fixed", "name": "F", "size": 4}, ["int", "string"], {}, 7])
+def test_a_writer_whose_schema_the_codec_does_not_support_is_refused(kind: Schema):
+    reader = {"type": "record", "name": "R", "fields": []}
+    with pytest.raises(Irreconcilable, match="not supported"):
+        Resolution(reader, reader | {"fields": [{"name": "a", "type": kind}]})
