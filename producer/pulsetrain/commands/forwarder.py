@@ -25,6 +25,9 @@ def forwarder(context: click.Context, once: bool, idle_exit: float) -> None:
 
     Training processes start one by themselves; this is for watching one at work, and for supervisors. Ctrl-C and
     SIGTERM have it send what it can within seconds and leave.
+
+    It removes journals that Kafka has had for PULSETRAIN_JOURNAL_RETENTION (7d), and sooner where those of a directory
+    come near to PULSETRAIN_JOURNAL_MAX_BYTES (20GiB, or a quarter of the disk).
     """
     if context.invoked_subcommand is not None:
         return
