@@ -6,7 +6,7 @@ from random import Random
 class Backoff:
     """Delays of one activity. `delay()` after each failure, `reset()` after a success."""
 
-    def __init__(self, random: Random, first: float = 0.2, limit: float = 10.0) -> None:
+    def __init__(self, random: Random, first: float = 0.2, limit: float = 3.0) -> None:
         self._random = random
         self._first = first
         self._limit = limit

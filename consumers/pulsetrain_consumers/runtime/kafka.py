@@ -10,7 +10,7 @@ Connections are made when they are first needed and made again for ever, so a se
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -89,6 +89,7 @@ class KafkaGroupConsumer:
         self._membership = membership
         self._rebalances: deque[Assigned | Revoked] = deque()
         self._silent: set[TopicPartition] = set()
+        self._answers: dict[str, dict[TopicPartition, Any]] = {}
         self._client: Any = None
         self._problem: str | None = f"not connected to {address} yet"
         self._retry_at = 0.0
@@ -136,6 +137,8 @@ class KafkaGroupConsumer:
         if self._client is None or name not in self._client.assignment():
             return
         self._client.seek(name, offset)
+        for answers in self._answers.values():
+            answers.pop(name, None)
         if name in self._silent:
             self._silent.discard(name)
             self._client.resume(name)
@@ -160,23 +163,43 @@ class KafkaGroupConsumer:
             raise CommitRefused("the group rebalanced during the commit")
 
     def committed(self, partition: Partition) -> Position | None:
+        def ask(names: list[TopicPartition]) -> Mapping[TopicPartition, Any]:
+            found: Mapping[TopicPartition, Any] = self._client._coordinator.fetch_committed_offsets(  # noqa: SLF001  for several
+                names, timeout_ms=_ANSWER_MS
+            )
+            return found
+
         try:
-            found = self._client.committed(_tp(partition), metadata=True, timeout_ms=_ANSWER_MS)
+            found = self._of_all("committed", _tp(partition), ask)
         except KafkaError as error:
             raise BrokerUnavailable(f"{self._address} did not say what is committed: {type(error).__name__}") from error
         # Kafka answers offset -1 where nothing is committed.
         return None if found is None or found.offset < 0 else Position(found.offset, found.metadata or "")
 
     def log_range(self, partition: Partition) -> LogRange:
-        name = _tp(partition)
+        def ask(names: list[TopicPartition]) -> Mapping[TopicPartition, LogRange]:
+            firsts = self._client.beginning_offsets(names, timeout_ms=_ANSWER_MS)
+            ends = self._client.end_offsets(names, timeout_ms=_ANSWER_MS)
+            return {name: LogRange(int(firsts[name]), int(ends[name])) for name in names}
+
         try:
-            first = self._client.beginning_offsets([name], timeout_ms=_ANSWER_MS)[name]
-            end = self._client.end_offsets([name], timeout_ms=_ANSWER_MS)[name]
+            found: LogRange = self._of_all("range", _tp(partition), ask)
         except (KafkaError, KeyError) as error:
             raise BrokerUnavailable(
                 f"{self._address} did not say what {partition} holds: {type(error).__name__}"
             ) from error
-        return LogRange(int(first), int(end))
+        return found
+
+    def _of_all(
+        self, what: str, name: TopicPartition, ask: Callable[[list[TopicPartition]], Mapping[TopicPartition, Any]]
+    ) -> Any:
+        """An answer about a partition. Those that are silent are all asked about at once, when the first one is."""
+        answers = self._answers.setdefault(what, {})
+        if name not in answers:
+            names = sorted(self._silent | {name})
+            found = ask(names)
+            answers.update((each, found.get(each)) for each in names)
+        return answers.pop(name)
 
     def topic_id(self, topic: str) -> str | None:
         if self._client is None:
@@ -230,6 +253,7 @@ class KafkaGroupConsumer:
         What the same poll has brought of it was read from there, and is left out.
         """
         for rebalance in rebalances:
+            self._answers.clear()
             names = set(map(_tp, rebalance.partitions))
             if isinstance(rebalance, Assigned):
                 silent = names & self._client.assignment()
