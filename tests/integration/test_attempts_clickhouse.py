@@ -144,7 +144,7 @@ def histories(draw: st.DrawFn) -> list[tuple[str, int, int, list[int]]]:
     return steps
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories())
 def test_what_is_shown_is_what_a_dictionary_would_hold(
     client: Client, api: Api, history: list[tuple[str, int, int, list[int]]]
