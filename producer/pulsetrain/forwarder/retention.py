@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 # At this share of the ceiling removing begins, and at this one the person is told.
 REMOVE_SHARE, ANNOUNCE_SHARE = 0.75, 0.8
-# A journal that was confirmed a moment ago is left for whoever waits for that.
-GRACE_SECONDS = 60.0
+# A journal that was confirmed a moment ago is left for whoever waits for that; a forwarder lives longer than this.
+GRACE_SECONDS = 20.0
 EMPTY_SECONDS = 86400.0
 LOOK_SECONDS, NEAR_LOOK_SECONDS = 5.0, 1.0
 NEAR_SHARE = 0.5
@@ -295,8 +295,7 @@ class Retention:
         self._lock = threading.Lock()
         self._limits = _remembered(memory)
         self._keepers = {path: self._keeper(path) for path in self._limits}
-        self._wake = threading.Event()
-        self._stopping = False
+        self._leave = threading.Event()
         self._failed: set[Path] = set()
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
@@ -305,8 +304,7 @@ class Retention:
 
     def stop(self) -> None:
         """Ends the thread; a look in progress may be broken off anywhere."""
-        self._stopping = True
-        self._wake.set()
+        self._leave.set()
 
     def watch(self, directory: Path, limits: Mapping[str, str] | None = None) -> None:
         """Looks after a directory of runs from now on. OSError where that cannot be remembered.
@@ -318,7 +316,6 @@ class Retention:
                 return
             self._limits[directory] = dict(limits or {})
             self._keepers[directory] = self._keeper(directory)
-            self._wake.set()
             self._remember()
 
     @property
@@ -354,9 +351,9 @@ class Retention:
         write_atomically(self._memory, json.dumps(document).encode())
 
     def _run(self) -> None:
-        while not self._stopping:
+        self._leave.wait(NEAR_LOOK_SECONDS)  # the journals that wait come first
+        while not self._leave.is_set():
             began = self._monotonic()
-            self._wake.clear()
             try:
                 self.look()
             except Exception:
@@ -364,7 +361,7 @@ class Retention:
             took = self._monotonic() - began
             usage = self.fullest
             near = usage is not None and usage.taken > NEAR_SHARE * usage.limit
-            self._wake.wait(max(NEAR_LOOK_SECONDS if near else LOOK_SECONDS, took / BUSY_SHARE))
+            self._leave.wait(max(NEAR_LOOK_SECONDS if near else LOOK_SECONDS, took / BUSY_SHARE))
 
 
 def _remembered(memory: Path) -> dict[Path, dict[str, str]]:
