@@ -89,6 +89,7 @@ def test_letters_are_listed_by_reason_and_shown_decoded_as_far_as_they_can_be(pi
     done = run(pipeline, "show", "metrics/0/1", "-o", "-")
     assert done.stdout_bytes == whole[:-40]
     assert "dlq list" in dlq(pipeline, "show", "metrics/0/77", expected=1)
+    assert "dlq list" in dlq(pipeline, "replay", "metrics/0/77", "--json", expected=1)
     assert "names no letter" in dlq(pipeline, "show", "metrics", expected=1)
 
 

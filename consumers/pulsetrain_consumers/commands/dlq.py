@@ -203,8 +203,12 @@ def _act(what: Literal["replay", "drop"], selection: Selection, *, dry_run: bool
 
     done = _DONE[what]
     with _database() as database, _letter_topic() as topic:
+        settled = _settled(database, selection)
         if not as_json:
-            _tell_settled(database, selection, what)
+            for entry in settled:
+                again = "; --again sends it once more" if what == "replay" else ""
+                by = terminal.safe(entry.resolved_by)
+                click.echo(f"{entry.id} was {entry.state} already, by {by}{again}", err=True)
             terminal.print_kinds(catalogue.kinds(database, selection), sys.stderr)
         total = catalogue.count(database, selection)
         if dry_run:
@@ -231,16 +235,12 @@ def _act(what: Literal["replay", "drop"], selection: Selection, *, dry_run: bool
         raise SystemExit(1)
 
 
-def _tell_settled(database: Database, selection: Selection, what: str) -> None:
-    """Says of letters that were named which of them wait no longer, and so are left alone."""
-    from pulsetrain_consumers.dead_letters import catalogue, terminal
+def _settled(database: Database, selection: Selection) -> list[Entry]:
+    """Of the letters that were named those that wait no longer, and so are left alone. Raises UnknownLetter."""
+    from pulsetrain_consumers.dead_letters import catalogue
 
-    if not selection.ids:
-        return
-    for entry in catalogue.require(database, selection.ids):
-        if entry.state != "waiting" and selection.state == "waiting":
-            again = "; --again sends it once more" if what == "replay" else ""
-            click.echo(f"{entry.id} was {entry.state} already, by {terminal.safe(entry.resolved_by)}{again}", err=True)
+    named = catalogue.require(database, selection.ids) if selection.ids else []
+    return [entry for entry in named if selection.state is not None and entry.state != selection.state]
 
 
 def _following(entries: Iterator[Entry], last: deque[Entry]) -> Iterator[Entry]:

@@ -127,8 +127,12 @@ def _rebuild(address: ClickHouseAddress, group: str, *, force: bool, yes: bool, 
         if not sys.stdin.isatty():
             raise click.ClickException("nobody is there to be asked whether to go on: give --yes")
         click.confirm("Go on?", abort=True, err=True)
-    with _Shown(quiet=as_json) as shown:
-        outcome = rebuilding.rebuild(services, shown, force=force)
+    try:
+        with _Shown(quiet=as_json) as shown:
+            outcome = rebuilding.rebuild(services, shown, force=force)
+    except KeyboardInterrupt:
+        click.echo("broken off: the tables hold what they held; begin again whenever you like", err=True)
+        raise
     if as_json:
         click.echo(json.dumps(asdict(outcome), indent=2))
     else:

@@ -153,10 +153,10 @@ def rebuild(services: Services, report: Reporter, *, force: bool = False, clock:
                 )
             before = checksums(home)
             after = checksums(home, database=shadow.database)
-            if _ends(targets(log)) != ends:
+            if shadow.fence_lapsed or _ends(targets(log)) != ends:
                 raise RebuildRefused(
-                    "nothing was changed: a writer went on though it was held back; is one of an earlier version "
-                    "running? Upgrade or stop it, and begin again"
+                    "nothing was changed: the writers could not be held back; is ClickHouse overloaded, or a writer of "
+                    "an earlier version running? Begin again when that is over"
                 )
             report.phase("exchanging the tables")
             shadow.exchange()

@@ -8,6 +8,7 @@ rebuild's own database says that it lives.
 import re
 import secrets
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -93,6 +94,11 @@ class Shadow:
         """From now on no writer begins to store anything."""
         self._renewal.begin(self._old(_FENCE))
 
+    @property
+    def fence_lapsed(self) -> bool:
+        """Whether the fence may have fallen for a moment since it was raised: ClickHouse did not answer for long."""
+        return self._renewal.longest_pause > _HELD_SECONDS / 2
+
     def uncommitted(self, ends: Mapping[Partition, int]) -> int:
         """Messages that are in the ledger though their group has not said so: they are stored again afterwards."""
         return int(
@@ -156,6 +162,8 @@ class _Renewal:
         self._holder = holder
         self._tables: tuple[str, ...] = ()
         self._stop = threading.Event()
+        self._renewed: dict[str, float] = {}
+        self.longest_pause = 0.0
         self._thread: threading.Thread | None = None
 
     def begin(self, table: str) -> None:
@@ -171,6 +179,9 @@ class _Renewal:
             f"INSERT INTO {table} SELECT now64(6) + INTERVAL {_HELD_SECONDS} SECOND, %(holder)s",
             {"holder": self._holder},
         )
+        now = time.monotonic()
+        self.longest_pause = max(self.longest_pause, now - self._renewed.get(table, now))
+        self._renewed[table] = now
 
     def end(self) -> None:
         self._stop.set()
