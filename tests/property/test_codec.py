@@ -134,22 +134,29 @@ def test_every_legal_layout_of_an_array_is_read(case: tuple[str, list[tuple[list
 
 
 def sample(name: str) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    for field in catalog.load(name)["fields"]:
-        kind = field["type"]
-        if isinstance(kind, list):
-            kind = kind[1]
-        if isinstance(kind, dict) and kind["type"] == "array":
-            record[field["name"]] = {"string": ["a", "bé"] * 9, "double": [0.5] * 20}.get(
-                kind["items"], list(range(-300, 300, 31))
-            )
-        elif isinstance(kind, dict) and kind["type"] == "map":
-            record[field["name"]] = {"key": "1"}
-        elif isinstance(kind, dict):
-            record[field["name"]] = kind["symbols"][-1]
-        else:
-            record[field["name"]] = {"string": "text", "boolean": True, "bytes": b"\x00\xff"}.get(kind, 1 << 20)
-    return record
+    """A record with something in every place."""
+    return {field["name"]: sample_of(field["type"]) for field in catalog.load(name)["fields"]}
+
+
+def sample_of(kind: Any) -> Any:
+    if isinstance(kind, list):
+        kind = next(branch for branch in kind if branch != "null")
+    match kind:
+        case {"type": "record", "fields": fields}:
+            return {field["name"]: sample_of(field["type"]) for field in fields}
+        case {"type": "array", "items": "string"}:
+            return ["a", "bé"] * 9
+        case {"type": "array", "items": "double"}:
+            return [0.5] * 20
+        case {"type": "array", "items": "int" | "long"}:
+            return list(range(-300, 300, 31))
+        case {"type": "array", "items": items}:
+            return [sample_of(items)] * 2
+        case {"type": "map", "values": values}:
+            return {"key": sample_of(values)}
+        case {"type": "enum", "symbols": symbols}:
+            return symbols[-1]
+    return {"string": "text", "boolean": True, "bytes": b"\x00\xff", "double": 0.5}.get(kind, 1 << 20)
 
 
 @pytest.mark.parametrize("name", catalog.names())
