@@ -263,7 +263,7 @@ def test_a_full_disk_is_said_once_and_logging_resumes(sdk, monkeypatch, capsys):
     assert run._history.dropped == 5
     run.finish()
     said = capsys.readouterr().err
-    assert said.count("no room on the disk: what is logged is lost") == 1
+    assert said.count("there is no room for the journal: no room. What is logged is lost until there is") == 1
     assert "5 rows" in said
     assert events(run._history.directory, "finish")[0]["dropped"] == 5
 
