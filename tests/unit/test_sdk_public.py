@@ -34,8 +34,9 @@ def test_importing_it_loads_the_standard_library_alone_and_nothing_slow_of_that(
     assert "importlib.metadata" not in modules
     ours = {module for module in modules if module.startswith("pulsetrain") and "._run" not in module}
     assert ours == {
-        "pulsetrain", "pulsetrain._settings", "pulsetrain.journal", "pulsetrain.journal.format", "pulsetrain.journal.room",
-        "pulsetrain.journal.writer", "pulsetrain_schemas", "pulsetrain_schemas.addresses", "pulsetrain_schemas.errors",
+        "pulsetrain", "pulsetrain._settings", "pulsetrain.journal", "pulsetrain.journal.format",
+        "pulsetrain.journal.room", "pulsetrain.journal.writer", "pulsetrain_schemas", "pulsetrain_schemas.addresses",
+        "pulsetrain_schemas.errors",
     }  # fmt: skip
 
 
