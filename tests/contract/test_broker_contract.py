@@ -275,6 +275,21 @@ def test_a_paused_partition_is_silent_until_it_is_resumed(backend: Backend) -> N
     reader.until(lambda: reader.values(p0) == [b"a"], "the record after resume")
 
 
+def test_what_was_fetched_before_a_pause_is_given_after_it(backend: Backend) -> None:
+    """More than one poll gives, so that the pause comes between; the other partition is read to its end meanwhile."""
+    p0, p1 = partitions(backend)
+    numbers = [b"%d" % number for number in range(3_000)]
+    backend.append(0, numbers)
+    reader = joined(backend)
+    reader.until(lambda: reader.values(p0), "the first records")
+    assert len(reader.values(p0)) < len(numbers)
+    reader.consumer.pause([p0])
+    backend.append(1, [b"other"])
+    reader.until(lambda: reader.values(p1) == [b"other"], "the other partition's record")
+    reader.consumer.resume([p0])
+    reader.until(lambda: reader.values(p0) == numbers, "all records")
+
+
 def test_the_log_says_what_it_holds(backend: Backend) -> None:
     backend.append(0, [b"a", b"b"])
     reader = joined(backend)

@@ -9,7 +9,6 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from pulsetrain_consumers.runtime import kafka as _quiet  # noqa: F401  kafka-python's own log is silenced there
 from pulsetrain_consumers.runtime.broker import (
     Assigned,
     BrokerUnavailable,
@@ -19,6 +18,7 @@ from pulsetrain_consumers.runtime.broker import (
     Position,
     Record,
 )
+from pulsetrain_consumers.runtime.kafka import unpark
 from pulsetrain_schemas.addresses import KafkaAddress
 
 _ANSWER_MS = 10_000
@@ -124,6 +124,7 @@ class LogConsumer:
             self._told = True
             return Polled([Assigned(frozenset(self._ranges))])
         try:
+            unpark(self._log.client)
             found = self._log.client.poll(timeout_ms=int(timeout * 1000))
         except KafkaError as error:
             self._problem = f"{type(error).__name__}: {error}"

@@ -119,6 +119,7 @@ class KafkaGroupConsumer:
             return Polled()
         try:
             _join(client._coordinator)  # noqa: SLF001  see there
+            unpark(client)
             found = client.poll(timeout_ms=int(timeout * 1000))
         except KafkaError as error:
             self._note(f"{type(error).__name__}: {error}")
@@ -270,6 +271,18 @@ class KafkaGroupConsumer:
 
     def _note(self, problem: str | None) -> None:
         self._problem = problem
+
+
+def unpark(client: Any) -> None:
+    """To be called before each poll of a client whose partitions are paused and resumed.
+
+    kafka-python (3.0.12) puts aside what it has fetched of a partition that is paused before all of it was given, and
+    takes it up again after the partition is resumed only once there is nothing in its slot for the next records; but it
+    leaves there what it has given to the end. So partitions would be neither read from nor fetched for ever.
+    """
+    fetcher = client._fetcher  # noqa: SLF001
+    if not fetcher._next_partition_records:  # noqa: SLF001
+        fetcher._next_partition_records = None  # noqa: SLF001
 
 
 def _join(coordinator: Any) -> None:
