@@ -1,27 +1,14 @@
 """Bugs put into the writer on purpose: a test of the tests, which have to notice each of them.
 
-    python -m tests.chaos.mutants_writer [NAME ...]
-
-runs the model of tests/unit/test_runtime_exactly_once.py over each mutant and says which were caught. Each mutant is a
-context manager that patches classes while it is open; `apply` puts one into this process for good.
-
 The model's store has no second line of defence. ClickHouse has: what `drop_the_token`, `do_not_announce` or
 `replay_with_other_boundaries` double there are rows with equal keys, which ReplacingMergeTree makes one when it merges
-their parts. So the harness has to count before that, or to stop merges.
+their parts. So the harness has tables in which no merge does that.
 """
 
-import contextlib
-import logging
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from unittest import mock
-
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from pulsetrain_consumers.runtime.broker import Partition, Position
 from pulsetrain_consumers.runtime.ownership import Ownership
@@ -31,22 +18,9 @@ from pulsetrain_consumers.runtime.sink import Batch
 from pulsetrain_consumers.writer.coverage import Coverage, Intervals
 from pulsetrain_consumers.writer.sink import WriterSink
 from pulsetrain_consumers.writer.store import Store
+from tests.chaos.mutation import Mutants
 
-Mutant = Callable[[], AbstractContextManager[None]]
-MUTANTS: dict[str, Mutant] = {}
-_APPLIED = contextlib.ExitStack()
-
-
-def apply(name: str) -> None:
-    """Puts a mutant into this process, for as long as it lives. Raises KeyError for a name that is none."""
-    _APPLIED.enter_context(MUTANTS[name]())
-
-
-def mutant(function: Callable[[], Iterator[None]]) -> Mutant:
-    """Puts it into MUTANTS under its name."""
-    made = contextmanager(function)
-    MUTANTS[function.__name__] = made
-    return made
+MUTANTS = mutant = Mutants()
 
 
 class _Tokenless:
@@ -169,47 +143,3 @@ def keep_what_was_known_under_another_assignment() -> Iterator[None]:
 
     with mock.patch.object(Coverage, "_entries", lambda self, partition, _assignment: entries(self, partition, 0)):
         yield
-
-
-def is_caught(name: str, examples: int = 300) -> BaseException | None:
-    """What the model noticed of the mutant, None where it noticed nothing."""
-    from tests.unit.test_runtime_exactly_once import ExactlyOnce
-
-    wanted = settings(
-        max_examples=examples,
-        stateful_step_count=40,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        print_blob=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    with MUTANTS[name]():
-        try:
-            run_state_machine_as_test(ExactlyOnce, settings=wanted)
-        except Exception as error:
-            return error
-    return None
-
-
-def reason(error: BaseException) -> str:
-    """The line at which the model failed, with its words where it has some."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    words = str(error).splitlines()
-    return f"{frame.name}: {words[0] if words else frame.line}"
-
-
-def main(names: Sequence[str]) -> int:
-    """Returns how many mutants were not caught."""
-    logging.disable()
-    missed = 0
-    for name in names or MUTANTS:
-        error = is_caught(name)
-        missed += error is None
-        found = "NOT CAUGHT" if error is None else f"caught: {reason(error)}"
-        print(f"{name.replace('_', ' ')}: {found}", flush=True)
-    return missed
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -43,7 +43,7 @@ def main() -> None:
     if given.mutant:
         from tests.chaos import mutants_writer
 
-        mutants_writer.apply(given.mutant)
+        mutants_writer.MUTANTS.apply(given.mutant)
     if given.die_at:
         _arm(_Doom(given.die_at, given.nth))
     writer.main(args=given.options, prog_name="pulsetrain consumer writer")
