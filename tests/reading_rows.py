@@ -173,7 +173,7 @@ def store_run(
             "name": [name, None][:count],
             "notes": [None] * count,
             "tags": [list(tags), []][:count],
-            "tags_set": np.array([True, False])[:count],
+            "tags_set": np.array([bool(tags), False])[:count],
             "run_group": [None] * count,
             "job_type": [None] * count,
             "state": ["running", state][:count],

@@ -28,7 +28,8 @@ def test_the_packages_own_migrations_are_read_in_order():
     own = load()
     assert [migration.number for migration in own] == list(range(1, len(own) + 1))
     assert [str(migration) for migration in own][:2] == ["0001_core", "0002_views"]
-    assert all(statement.startswith("CREATE ") for migration in own for statement in migration.statements)
+    changes = ("CREATE ", "ALTER TABLE ")
+    assert all(statement.startswith(changes) for migration in own for statement in migration.statements)
 
 
 def test_a_semicolon_or_a_comment_within_quotes_is_text():

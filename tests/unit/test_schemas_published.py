@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -185,12 +184,17 @@ def test_a_schema_that_reading_by_would_never_end_is_refused(document: dict[str,
         events.decode(b"\xc3\x01" + fingerprint + body, events.LogBatch, reader)
 
 
+def settle(schemas: PublishedSchemas) -> None:
+    """Returns when what was announced is published, or given up."""
+    wait_for(lambda: schemas._publishing is None or not schemas._publishing.is_alive(), what="the publishing")
+
+
 def publish(topic: FakeTopic, name: str = "runs") -> PublishedSchemas:
     """Frames a message, and returns when its schema's publishing has ended."""
     schemas = PublishedSchemas(topic)
     payload = events.encode(EVENT, SingleObject(schemas))
     assert payload == events.encode(EVENT)
-    wait_for(lambda: not any(thread.name == "schemas" for thread in threading.enumerate()), what="the publishing")
+    settle(schemas)
     return schemas
 
 
@@ -225,11 +229,12 @@ def test_publishing_is_tried_again_until_the_broker_is_there(monkeypatch: pytest
 def test_a_cluster_without_the_topic_is_asked_again_with_a_later_message(caplog: pytest.LogCaptureFixture):
     topic, clock = FakeTopic(), Clock()
     topic.failure = NoSchemaTopic("no topic pulsetrain.schemas")
-    writer = SingleObject(PublishedSchemas(topic, monotonic=clock))
+    schemas = PublishedSchemas(topic, monotonic=clock)
+    writer = SingleObject(schemas)
 
     def send() -> None:
         events.encode(EVENT, writer)
-        wait_for(lambda: not any(thread.name == "schemas" for thread in threading.enumerate()))
+        settle(schemas)
 
     with caplog.at_level(logging.INFO):
         for _ in range(3):
