@@ -28,7 +28,7 @@ lint: $(INSTALLED) ## Check the code: style, types, and who imports whom
 
 pytest: $(INSTALLED)
 	@bash tests/install-tools.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 chaos: $(INSTALLED) ## Kill everything at every moment for 10 minutes and more, and count (SEED=n repeats one)
 	$(BIN)/python -m tests.chaos $(foreach seed,$(SEED),--seed $(seed)) $(CHAOS)
