@@ -61,10 +61,13 @@ class Cluster:
         return run_id, int(attempt), int(step)
 
     def stored(self, run_id: str, points: int) -> None:
-        """Waits until the tables have so many points of the run."""
-        query = "SELECT count() FROM metrics WHERE project = %(p)s AND run_id = %(r)s"
+        """Waits until the tables have so many points of the run, and the start of each process that logged them."""
+        query = (
+            "SELECT count(), countIf(writer NOT IN (SELECT writer FROM run_events WHERE kind = 'start')) FROM metrics "
+            "WHERE project = %(p)s AND run_id = %(r)s"
+        )
         wait_for(
-            lambda: self.stack.sql(query, {"p": self.project, "r": run_id}) == [(points,)],
+            lambda: self.stack.sql(query, {"p": self.project, "r": run_id}) == [(points, 0)],
             60,
             f"{points} points of {run_id}",
         )
