@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tests.chaos.proxy import Proxy
 from tests.chaos.world import Workload, World, WriterSlot
 from tests.chaos.writer_process import BOUNDARIES
 from tests.waiting import wait_for
@@ -73,7 +74,19 @@ def fault(
 @fault("training", load=("plain", "forks", "texts"))
 def kill_training(scene: Scene) -> None:
     """SIGKILL between two calls of log(), mostly; another process takes the run up, or begins a new one."""
-    _kill_and_replace(scene, rate=500)
+    victims = scene.victims()
+    if not victims:
+        return
+    victim = scene.random.choice(victims)
+    scene.world.kill_training(victim)
+    again = scene.random.random() < 0.5
+    scene.world.train(
+        scene.project,
+        victim.kind,
+        rate=500,
+        run_id=victim.run_id if again else None,
+        resume="allow" if again else None,
+    )
 
 
 @fault("training", load=("plain", "threads"))
@@ -106,22 +119,6 @@ def kill_a_rank(scene: Scene) -> None:
         world.train(scene.project, "plain", rate=300, run_id=run_id, rank=rank, resume="allow")
 
 
-def _kill_and_replace(scene: Scene, rate: float) -> None:
-    victims = scene.victims()
-    if not victims:
-        return
-    victim = scene.random.choice(victims)
-    scene.world.kill_training(victim)
-    again = scene.random.random() < 0.5
-    scene.world.train(
-        scene.project,
-        victim.kind,
-        rate=rate,
-        run_id=victim.run_id if again else None,
-        resume="allow" if again else None,
-    )
-
-
 # -- the forwarder
 
 
@@ -129,10 +126,8 @@ def _kill_and_replace(scene: Scene, rate: float) -> None:
 def kill_forwarder(scene: Scene) -> None:
     """SIGKILL of the forwarder, several times at any moment; it is started again by itself."""
     for _ in range(scene.random.randint(1, 4)):
-        found = wait_for(scene.world.forwarder_pids, 30, "a forwarder", 0.05)
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        wait_for(scene.world.forwarder_pids, 30, "a forwarder", 0.05)
+        scene.world.kill_forwarder()
         scene.lasting(0.0, 1.5)
     wait_for(scene.world.forwarder_pids, 30, "a forwarder that came back", 0.05)
 
@@ -149,9 +144,7 @@ def stop_forwarder(scene: Scene) -> None:
 def kill_training_and_forwarder(scene: Scene) -> None:
     """Both are gone at once, as when a machine runs out of memory."""
     victims = scene.victims()
-    for pid in scene.world.forwarder_pids():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    scene.world.kill_forwarder()
     if victims:
         scene.world.kill_training(scene.random.choice(victims))
 
@@ -163,9 +156,7 @@ def kill_broker_and_forwarder(scene: Scene) -> None:
     with world.held_down("broker"):
         world.broker.kill()
         scene.lasting(2, 5)
-        for pid in world.forwarder_pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        world.kill_forwarder()
         scene.lasting(0, 1)
         world.broker.start()
 
@@ -206,18 +197,13 @@ def broker_unreachable(scene: Scene) -> None:
 @fault("broker.network")
 def late_acknowledgements(scene: Scene) -> None:
     """Everything that the broker says comes seconds late."""
-    proxy = scene.world.broker.proxy
-    proxy.answer_delay = scene.random.uniform(0.5, 4)
-    scene.lasting(3, 8)
-    proxy.answer_delay = 0.0
+    _answer_late(scene, scene.world.broker.proxy, most=4)
 
 
 @fault("broker.network")
 def cut_kafka_connections(scene: Scene) -> None:
     """Connections to the broker end in the middle of a frame, again and again."""
-    for _ in range(scene.random.randint(2, 6)):
-        scene.world.broker.proxy.cut_soon(scene.random.choice([50, 2_000, 200_000]))
-        scene.lasting(0.2, 1.5)
+    _cut_again_and_again(scene, scene.world.broker.proxy, [50, 2_000, 200_000])
 
 
 @fault("broker", "broker.network", "forwarder", "writers", "clickhouse", "clickhouse.network", "disk", alone=True)
@@ -318,18 +304,13 @@ def clickhouse_away(scene: Scene) -> None:
 @fault("clickhouse.network")
 def cut_clickhouse_connections(scene: Scene) -> None:
     """Connections to ClickHouse end in the middle of a block."""
-    for _ in range(scene.random.randint(2, 6)):
-        scene.world.clickhouse_proxy.cut_soon(scene.random.choice([100, 5_000, 100_000]))
-        scene.lasting(0.2, 1.5)
+    _cut_again_and_again(scene, scene.world.clickhouse_proxy, [100, 5_000, 100_000])
 
 
 @fault("clickhouse.network")
 def late_clickhouse(scene: Scene) -> None:
     """ClickHouse answers seconds late."""
-    proxy = scene.world.clickhouse_proxy
-    proxy.answer_delay = scene.random.uniform(0.5, 3)
-    scene.lasting(3, 8)
-    proxy.answer_delay = 0.0
+    _answer_late(scene, scene.world.clickhouse_proxy, most=3)
 
 
 # -- the rest of the world
@@ -374,13 +355,25 @@ def clock_jumps(scene: Scene) -> None:
 
 @fault("offline", load=("plain",))
 def offline_until_sync(scene: Scene) -> None:
-    """A machine that never sees the stack, with a clock of weeks ago; its folder is synced at the end, twice."""
+    """A machine that never sees the stack; its folder is synced at the end, twice."""
     world = scene.world
     kind = scene.random.choice(["plain", "threads", "forks"])
     workload = world.train(scene.project, kind, rate=0, rows=30_000, online=False)
     world.wait_logging(workload, 3_000)
     if scene.random.random() < 0.5:
         world.kill_training(workload)
+
+
+def _answer_late(scene: Scene, proxy: Proxy, most: float) -> None:
+    proxy.answer_delay = scene.random.uniform(0.5, most)
+    scene.lasting(3, 8)
+    proxy.answer_delay = 0.0
+
+
+def _cut_again_and_again(scene: Scene, proxy: Proxy, most_bytes: list[int]) -> None:
+    for _ in range(scene.random.randint(2, 6)):
+        proxy.cut_soon(scene.random.choice(most_bytes))
+        scene.lasting(0.2, 1.5)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """A training process of the harness: logs rows whose values follow from their number, as fast or as slow as it is told.
 
-    python -m tests.chaos.workload LEDGER --project P --run-id R --shape plain|threads|forks|texts|wide …
+    python -m tests.chaos.workload LEDGER --project P --run-id R --kind plain|threads|forks|texts|wide …
 
 Row i of a stream s has the metrics `s/i` (the number i), `s/x` (a function of i), every seventh `s/odd`, which is NaN,
 an infinity or a huge number in turn, and with `texts` now and then `s/text`, a string. The steps are i.

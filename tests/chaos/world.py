@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,12 @@ class Workload:
     project: str
     run_id: str
     kind: str
-    arguments: list[str]
     ledger: Ledger
     process: "subprocess.Popen[bytes]"
     log: Path
     online: bool
-    directory: Path
+    stop_file: Path
     killed: bool = False
-    stop_file: Path = field(default=Path())
 
     @property
     def running(self) -> bool:
@@ -289,6 +287,12 @@ class World:
                     found.append(process.pid)
         return found
 
+    def kill_forwarder(self) -> None:
+        """kill -9 of the forwarder, if there is one at this moment."""
+        for pid in self.forwarder_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def _end_forwarders(self) -> None:
         """All of this home: by their environment, for one that hangs may have written no status."""
         for process in psutil.process_iter(["cmdline"]):
@@ -394,10 +398,7 @@ class World:
             stderr=log,
             start_new_session=True,
         )
-        workload = Workload(
-            name, project, run_id, kind, arguments, ledger, process, Path(log.name), online, directory,
-            stop_file=stop_file,
-        )  # fmt: skip
+        workload = Workload(name, project, run_id, kind, ledger, process, Path(log.name), online, stop_file)
         self.workloads.append(workload)
         return workload
 
