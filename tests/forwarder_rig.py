@@ -73,15 +73,24 @@ class Trainer:
             elif what == "config":
                 self.journal.event("config", {"config": {"c": sequence}})
                 self.config["c"] = sequence
+            elif what == "summary":
+                key = f"s{sequence % 2}"
+                if key in self.summary:
+                    self.journal.event("summary", {"summary": {}, "removed": [key]})
+                    del self.summary[key]
+                else:
+                    self.journal.event("summary", {"summary": {key: "set"}, "removed": []})
+                    self.summary[key] = "set"
             elif what == "text":
                 self.journal.text_row({"n": float(sequence)}, {"t": f'"{sequence}"'}, sequence, 1e9)
                 self.rows[sequence] = (sequence, {"n": float(sequence), "t": f'"{sequence}"'})
                 self.summary |= {"n": float(sequence), "t": str(sequence)}
             else:
                 keys = ("loss", "acc") if what == "row" else (f"k{sequence % 3}",)
-                self.journal.row(keys, [float(sequence)] * len(keys), sequence, 1e9)
-                self.rows[sequence] = (sequence, dict.fromkeys(keys, float(sequence)))
-                self.summary |= dict.fromkeys(keys, float(sequence))
+                value = float(sequence if what == "row" else sequence % 2)  # some come back to what they were
+                self.journal.row(keys, [value] * len(keys), sequence, 1e9)
+                self.rows[sequence] = (sequence, dict.fromkeys(keys, value))
+                self.summary |= dict.fromkeys(keys, value)
 
     def finish(self, state: str = "finished", exit_code: int = 0) -> None:
         """Says how the run ended, and goes on living."""
@@ -385,7 +394,11 @@ class Arrived:
             self.ends.append(event)
         if event.origin.last_sequence > before:  # else it is dropped downstream
             self.config.update({key: json.loads(value) for key, value in event.config.items() if value is not None})
-            self.summary.update({key: json.loads(value) for key, value in event.summary.items() if value is not None})
+            for key, value in event.summary.items():
+                if value is None:
+                    self.summary.pop(key, None)
+                else:
+                    self.summary[key] = json.loads(value)
 
 
 def contents(event: Any) -> dict[int, Any]:

@@ -39,7 +39,7 @@ def start_run(directory: Path, writer: str = "a" * 32, **changes: Any) -> Journa
         "job_type": None,
         "environment": {"python": "3.11"},
     }
-    journal.event("start", start | changes)
+    journal.event("start", start | changes, STARTED / 1e6)
     return journal
 
 

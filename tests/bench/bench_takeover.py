@@ -57,7 +57,13 @@ def measure(name: str, segments: int) -> tuple[str, ...]:
         begun = time.perf_counter()
         for _ in range(20):
             made = Checkpoint(
-                checkpoint.acknowledged, tail.start, tail.last_time, tail.last_step, tail.config, fold.state()
+                checkpoint.acknowledged,
+                tail.start,
+                tail.last_time,
+                tail.latest_time,
+                tail.last_step,
+                tail.config,
+                fold.state(),
             )
             made.save(journal.directory)
         cost = (time.perf_counter() - begun) / 20

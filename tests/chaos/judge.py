@@ -4,6 +4,7 @@ Nothing is asked with FINAL. What a process logged is computed again from the co
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,7 @@ def judge(world: World, project: str) -> Verdict:
     _judge_values(world, project, workloads, stored, verdict)
     _judge_sequences(world, project, verdict)
     _judge_runs(world, project, workloads, verdict)
+    _judge_summaries(world, project, workloads, verdict)
     verdict.points = world.query("SELECT count() FROM metrics WHERE project = %(project)s", {"project": project})[0][0]
     return verdict
 
@@ -237,6 +239,24 @@ def _judge_runs(world: World, project: str, workloads: Sequence[Workload], verdi
             verdict.complain(f"run {run_id} is {states.get(run_id)}, not {' or '.join(wanted)}")
     for run_id, writer, produced, lacking in _missing(world, project):
         verdict.complain(f"the view ingest: run {run_id}, writer {writer[:8]}: {lacking} of {produced} missing")
+
+
+def _judge_summaries(world: World, project: str, workloads: Sequence[Workload], verdict: Verdict) -> None:
+    """The summary of a run has the last row of each stream.
+
+    Of a run that was resumed it is not asked: with the database away, its new attempt knows nothing of the earlier one.
+    """
+    runs = Counter(workload.run_id for workload in workloads)
+    told = world.query(
+        "SELECT run_id, metric, last, JSONExtract(summary, toString(metric), 'Nullable(Float64)') AS told FROM "
+        "(SELECT run_id, metric, max(value) AS last FROM metrics "
+        "WHERE project = %(project)s AND endsWith(metric, '/i') GROUP BY run_id, metric) AS logged "
+        "LEFT JOIN (SELECT run_id, summary FROM runs WHERE project = %(project)s) AS runs USING (run_id)",
+        {"project": project},
+    )
+    for run_id, metric, last, in_summary in told:
+        if runs[run_id] == 1 and in_summary != last:
+            verdict.complain(f"the summary of run {run_id} has {metric} = {in_summary}, not {last}")
 
 
 def _missing(world: World, project: str) -> Sequence[tuple[Any, ...]]:

@@ -74,7 +74,16 @@ def taught(tail: Tail) -> tuple:
     tail.read_all()
     tail.close()
     summary = repr(sorted(tail.fold.values().items())) if tail.fold is not None else ""
-    return (tail.counters, tail.last_time, tail.last_step, tail.config, tail.sequence, tail.position, summary)
+    return (
+        tail.counters,
+        tail.last_time,
+        tail.latest_time,
+        tail.last_step,
+        tail.config,
+        tail.sequence,
+        tail.position,
+        summary,
+    )
 
 
 def remove_before(journal: Path, segment: int) -> None:

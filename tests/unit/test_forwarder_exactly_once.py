@@ -18,7 +18,7 @@ ROUND = st.tuples(
     st.sampled_from([None, 1, 0]),
     st.sampled_from([False, False, True]),
 )
-WHAT = st.sampled_from(["row", "other", "text", "console", "config"])
+WHAT = st.sampled_from(["row", "other", "text", "console", "config", "summary"])
 
 
 class ExactlyOnce(RuleBasedStateMachine):

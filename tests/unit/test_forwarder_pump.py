@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pulsetrain._run.summary import SummaryFold
+from pulsetrain.forwarder import pump
 from pulsetrain.forwarder.acknowledgement import Acknowledged
 from pulsetrain.forwarder.memory_delivery import MemoryBroker, MemoryDelivery
 from pulsetrain.forwarder.pump import Pump
 from pulsetrain.forwarder.tail import read_identity
 from pulsetrain_schemas import events
+from tests.forwarder_rig import arrived
 from tests.journals import points_logged, points_of, same_points, start_run, texts_logged, texts_of, uncovered
 
 KINDS = {"metrics": events.MetricBatch, "logs": events.LogBatch, "runs": events.RunEvent, "system": events.SystemBatch}
@@ -31,7 +34,7 @@ class Line:
         self.delivery = MemoryDelivery(self.broker)
         identity = read_identity(self.journal)
         assert identity is not None
-        self.pump = Pump(self.journal, identity, self.delivery)
+        self.pump = Pump(self.journal, identity, self.delivery, fold=SummaryFold())
 
     def step(self) -> bool:
         self.now += 1.5
@@ -192,6 +195,66 @@ def test_an_event_whose_values_are_too_large_goes_without_them(run):
     line.check()
     assert line.pump.undeliverable >= 1
     assert line.events("runs")[-1].state == "finished"
+
+
+def test_a_connection_lost_on_the_way_to_what_was_confirmed_loses_nothing_that_was_read(run, monkeypatch):
+    """A forwarder reads from the checkpoint on, to know what was counted and what the summary is."""
+    journal, line = run
+    monkeypatch.setattr(pump, "STEP_BYTES", 2048)
+    for step in range(100):
+        journal.row(("loss", f"k{step}"), (1.0, 2.0), step, 1.76e9)
+    while not line.pump.is_settled:
+        line.step()
+        line.hear()
+    line.crash()
+    line.step()
+    assert line.pump.position < line.pump.acknowledged.position
+    line.delivery.interrupt()
+    line.hear()
+    line.alive = False
+    line.drain()
+    line.check()
+    told = arrived(line.broker)[journal.writer]
+    assert told.summary == {"loss": 1.0} | {f"k{step}": 2.0 for step in range(100)}
+    assert {(end.rows, end.points) for end in told.ends} == {(100, 200)}
+
+
+def test_a_summary_in_an_event_of_what_was_told_before_is_told_again(run, monkeypatch):
+    """Downstream drops such an event: an earlier forwarder had come further, with an event that tells no summary."""
+    journal, line = run
+    monkeypatch.setattr(pump, "STEP_BYTES", 2048)
+    line.step()
+    line.hear()
+    for step in range(40):
+        journal.row(("loss",), (1.0,), step, 1.76e9)
+    for number in range(40):
+        journal.event("config", {"config": {"c": number}})
+    for _ in range(2):
+        line.pump.step(line.now, alive=True)
+    line.delivery.interrupt(arrived=9)
+    line.crash()
+    line.alive = False
+    line.drain()
+    line.check()
+    assert arrived(line.broker)[journal.writer].summary == {"loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    "removal", [{"summary": {}, "removed": ["loss"]}, {"summary": {"acc": 1}, "removed": ["loss"]}]
+)
+def test_what_was_removed_from_a_summary_while_no_forwarder_lived_is_removed(run, removal):
+    journal, line = run
+    journal.event("define_metric", {"name": "acc", "summary": ["max"]})
+    journal.row(("loss", "acc"), (1.0, 0.5), 0, 1.76e9)
+    for _ in range(3):
+        line.step()
+        line.hear()
+    assert arrived(line.broker)[journal.writer].summary == {"loss": 1.0, "acc.max": 0.5}
+    line.crash()
+    journal.event("summary", removal)
+    line.alive = False
+    line.drain()
+    assert arrived(line.broker)[journal.writer].summary == (removal["summary"] or {"acc.max": 0.5})
 
 
 ACTIONS = st.sampled_from(["row", "other", "text", "line", "config", "step", "hear", "away", "back", "crash", "cut"])

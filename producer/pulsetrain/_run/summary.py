@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pulsetrain._run.definitions import Definition, Definitions
+from pulsetrain._run.definitions import OPERATIONS, Definition, Definitions
 from pulsetrain.journal.reader import Event, Item, RowBlock, TextRow
 
 Stats = Mapping[str, float]
@@ -139,6 +139,11 @@ class SummaryFold:
                 found = operations.found(stats.get(key, {}))
                 result.update((f"{key}.{name}", value) for name, value in found.items())
         return result
+
+    def removed(self) -> set[str]:
+        """Keys that `values` may have had and has no more, unless it has them again."""
+        silent = self._explicit & (self._operations.keys() | self._base.get("operations", {}).keys())
+        return self._removed | {f"{key}.{name}" for key in silent for name in OPERATIONS}
 
     def carried(self) -> dict[str, Any]:
         """The data of a summary record that another fold goes on from."""

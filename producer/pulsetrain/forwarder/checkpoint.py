@@ -34,6 +34,8 @@ class Checkpoint:
     """The data of the journal's start record."""
     last_time: float
     """When the last record was written, in seconds since the epoch."""
+    latest_time: float
+    """The latest time of all records."""
     last_step: int | None
     """The highest step of the rows; None where there are none."""
     config: Mapping[str, Any]
@@ -51,6 +53,7 @@ class Checkpoint:
                 "acknowledged": self.acknowledged.document(),
                 "start": dict(self.start),
                 "last_time": self.last_time,
+                "latest_time": self.latest_time,
                 "last_step": self.last_step,
                 "config": dict(self.config),
                 "summary": None if self.summary is None else dict(self.summary),
@@ -74,6 +77,7 @@ class Checkpoint:
                 Acknowledged.of(found["acknowledged"]),
                 found["start"],
                 float(found["last_time"]),
+                float(found.get("latest_time", found["last_time"])),
                 found["last_step"],
                 found["config"],
                 found["summary"],

@@ -18,7 +18,7 @@ from pulsetrain.forwarder.acknowledgement import Acknowledged, Ledger
 from pulsetrain.forwarder.checkpoint import Checkpoint
 from pulsetrain.forwarder.delivery import Delivery, Message
 from pulsetrain.forwarder.places import read_json, write_atomically
-from pulsetrain.forwarder.tail import Fold, Identity, Tail, after
+from pulsetrain.forwarder.tail import Fold, Identity, Tail, after, times_of
 from pulsetrain.journal.format import Position
 from pulsetrain.journal.reader import Event, Item, JournalReader, RowBlock, TextRow
 from pulsetrain_schemas import events
@@ -82,8 +82,12 @@ class Pump:
         self._ledger = Ledger(confirmed_of(journal))
         self._sent = dict(self._ledger.acknowledged.covered)
         self._saved = self._ledger.acknowledged
-        self._published: dict[str, str] = {}
-        self._progress_at = 0.0
+        self._published: dict[str, str | None] = {}
+        self._told_before: int | None = None
+        """The last sequence of which an earlier forwarder, or this one before it went back, may have told; None while
+        reading has not come to where the journal ended then.
+        """
+        self._progress_at = float("-inf")
         self._caught_up = False
         self._damage_at: float | None = None
         self._ended = self._ledger.acknowledged.complete
@@ -133,18 +137,20 @@ class Pump:
         return self._ledger.acknowledged
 
     def step(self, now: float, *, alive: bool) -> Pace:
-        """Reads on and sends what was read; `now` is the time since the epoch.
+        """Reads on and sends what was read; `now` is in seconds of a monotonic clock.
 
         `alive` is whether the process still ran before this call: only what is read after its end is all that there is.
         """
         if self._ended or (self._damage_at is not None and alive and now - self._damage_at < DAMAGE_RETRY_SECONDS):
             return Pace.NOTHING
-        before = self._tail.position
+        before, since = self._tail.position, self._tail.latest_time
         items = self._tail.read(STEP_BYTES)
         self._caught_up = not items
         self._look_at_damage(now)
+        if not items and self._told_before is None:
+            self._told_before = self._tail.sequence
         if items:
-            self._send(self._pack(items))
+            self._send(self._pack(items, since))
             after = self._tail.position
             much = after.segment != before.segment or after.offset - before.offset >= PLENTY_BYTES
             return Pace.PLENTY if much or self._tail.finished else Pace.SOME
@@ -155,18 +161,21 @@ class Pump:
         return Pace.PLENTY if self._ended else Pace.NOTHING
 
     def progress(self, now: float) -> None:
-        """Publishes the counters and the changes of the summary, when it is time and there is something new."""
+        """Publishes the counters and the changes of the summary, when it is time and there is something new.
+
+        `now` is in seconds of a monotonic clock.
+        """
         first = self._sent.get("runs", 0) + 1
         if self.identity.role == "system" or self._ended or now < self._progress_at or self._tail.sequence < first:
             return
         if self._tail.finished or self._tail.position < self._ledger.acknowledged.position:
             return  # the end says it too, or it is on the way to where an earlier forwarder was
         if self._tail.reads_again:
-            return  # what Kafka may have already is dropped downstream, and the summary in it would be lost
-        summary = self._summary_changes()
+            return  # the counters and the summary are ahead of what was read
+        last, time = self._tail.sequence, self._tail.latest_time
+        summary = self._summary_changes(last)
         self._progress_at = now + max(PROGRESS_SECONDS, len(summary) / SUMMARY_KEYS_A_SECOND)
-        event = run_events.progress(self.identity, first, self._tail.sequence, now, self._tail.counters, summary)
-        self._send([event])
+        self._send([run_events.progress(self.identity, first, last, time, self._tail.counters, summary)])
 
     def confirm(self, ticket: Ticket) -> None:
         """A message of this pump is in Kafka."""
@@ -177,10 +186,12 @@ class Pump:
         acknowledged = self._ledger.forget()
         self._sent = dict(acknowledged.covered)
         self._published = {}
+        self._told_before = None
         self._ended = acknowledged.complete
         if self._checkpoint is not None and self._checkpoint.position > acknowledged.position:
             self._checkpoint = None
-        self._tail.seek(acknowledged)
+        if self._tail.position > acknowledged.position:  # else it is on the way there, and must miss nothing of it
+            self._tail.seek(acknowledged)
 
     def save(self) -> None:
         """Writes `ack.json` if something was confirmed since the last time, and `checkpoint.json` when it is due."""
@@ -196,13 +207,18 @@ class Pump:
     def close(self) -> None:
         self._tail.close()
 
-    def _pack(self, items: list[Item]) -> Iterator[Batch]:
+    def _pack(self, items: list[Item], since: float) -> Iterator[Batch]:
+        """The batches for what was read; `since` is the time up to which records were read before.
+
+        Run events are told in order of time, whatever the clock does meanwhile: the latest counts downstream.
+        """
         rows: list[RowBlock | TextRow] = []
         lines: list[Event] = []
         records: list[Event] = []
         topic = "system" if self.identity.role == "system" else "metrics"
         covered = {name: self._sent.get(name, 0) for name in (topic, "logs", "runs")}
         for item in items:
+            since = max(since, *times_of(item))
             if isinstance(item, RowBlock):
                 if item.sequences[-1] > covered[topic]:
                     rows.append(after(item, covered[topic]))
@@ -213,9 +229,9 @@ class Pump:
                 if item.sequence > covered["logs"]:
                     lines.append(item)
             elif item.kind in run_events.KINDS and item.sequence > covered["runs"] and self._speaks_of(item):
-                records.append(item)
+                records.append(replace(item, time=since))
         batches = packing.system_batches if topic == "system" else packing.metric_batches
-        ending = any(record.kind == "finish" for record in records)
+        ending = next((record.sequence for record in records if record.kind == "finish"), None)
         yield from batches(self.identity, covered[topic] + 1, rows)
         yield from packing.log_batches(self.identity, covered["logs"] + 1, lines)
         yield from run_events.run_events(
@@ -223,7 +239,7 @@ class Pump:
             covered["runs"] + 1,
             records,
             self._tail.counters,
-            self._summary_changes() if ending else {},
+            {} if ending is None else self._summary_changes(ending),
         )
 
     def _speaks_of(self, record: Event) -> bool:
@@ -235,8 +251,8 @@ class Pump:
         last = self._tail.sequence + 1
         first = self._sent.get("runs", 0) + 1
         if first <= last:
-            time = note_death(self.journal, self._tail.last_time)
-            yield run_events.killed(self.identity, first, last, time, self._tail.counters, self._summary_changes())
+            time = max(note_death(self.journal, self._tail.last_time), self._tail.latest_time)
+            yield run_events.killed(self.identity, first, last, time, self._tail.counters, self._summary_changes(last))
 
     def _end(self, batches: Iterable[Batch]) -> None:
         self._ended = True
@@ -279,16 +295,20 @@ class Pump:
         self.undeliverable += 1
         logger.error("run %s: a message for %s cannot be sent as it is: %s", self.identity.run_id, topic, why)
 
-    def _summary_changes(self) -> dict[str, str | None]:
-        """What the summary has that was not published yet, and the keys that it has no more."""
+    def _summary_changes(self, last: int) -> dict[str, str | None]:
+        """What the event up to the record `last` says of the summary: what it has that was not published yet, and,
+        as None, the keys that it has no more.
+
+        An event of what was told before is dropped downstream, and the summary in it with it. So only what is told
+        beyond that counts as published; until then each event says all.
+        """
         if self._fold is None:
             return {}
-        current = {key: run_events.to_json(value) for key, value in self._fold.values().items()}
-        changes: dict[str, str | None] = {
-            key: value for key, value in current.items() if self._published.get(key) != value
-        }
-        changes.update({key: None for key in self._published if key not in current})
-        self._published = current
+        current: dict[str, str | None] = dict.fromkeys((*self._published, *self._fold.removed()))
+        current.update((key, run_events.to_json(value)) for key, value in self._fold.values().items())
+        changes = {key: value for key, value in current.items() if (key, value) not in self._published.items()}
+        if self._told_before is not None and last > self._told_before:
+            self._published = current
         return changes
 
     def _look_at_damage(self, now: float) -> None:

@@ -138,14 +138,16 @@ class Sending:
         where = f"it may still run on {self.identity.host}" if self._is_foreign else "it still runs"
         return Report(self.journal, "sent so far", self.identity, self.counters, where)
 
-    def advance(self, now: float) -> Pace:
-        """Reads on and sends, where there is room for it; `now` is the time since the epoch."""
+    def advance(self, now: float, monotonic: float) -> Pace:
+        """Reads on and sends, where there is room for it; `now` is the time since the epoch, and `monotonic` that of a
+        clock that nobody sets.
+        """
         self._alive = self._may_live(now)
         if self._delivery.in_flight_bytes >= MAX_IN_FLIGHT_BYTES:
             return Pace.SOME
-        pace = self._pump.step(now, alive=self._alive)
+        pace = self._pump.step(monotonic, alive=self._alive)
         if self._alive:
-            self._pump.progress(now)
+            self._pump.progress(monotonic)
         if pace is not Pace.PLENTY and self._goal is None:
             self._goal = (self._pump.position, self._pump.sequence)
         return pace
@@ -213,7 +215,7 @@ def send(
             if begun.hear(delivery.poll()):
                 heard_at = monotonic()
                 progress(begun.counters)
-            pace = begun.advance(clock())
+            pace = begun.advance(clock(), monotonic())
             report = begun.report
             if report is not None:
                 return report

@@ -150,7 +150,7 @@ class Forwarder:
         """One round over everything. True if a journal had much to give, so that the next round should follow at
         once.
         """
-        now = self._clock()
+        now = self._monotonic()
         self._pulse()
         self._hear()
         self._scan()
@@ -244,10 +244,10 @@ class Forwarder:
     def _attend(self, writer: _Writer, now: float) -> Pace:
         pump = writer.pump
         # Machines that share a home on the network share its forwarder too.
-        elsewhere = pump is not None and writer.identity.host != self._host and pump.may_live_elsewhere(now)
-        alive = writer.watch.alive() or elsewhere
+        foreign = writer.identity.host != self._host
+        alive = writer.watch.alive() or (foreign and pump is not None and pump.may_live_elsewhere(self._clock()))
         if not writer.ended and (not alive or (pump is not None and pump.finished)):
-            self._detach(writer, now)
+            self._detach(writer, self._clock())
         if pump is None:
             if not alive:
                 self._drop(writer)

@@ -44,7 +44,7 @@ class StatusFile:
     def write(self, status: Status) -> None:
         now = self._clock()
         last = self._last
-        if last is not None and now - self._at < self._period and _words(status) == _words(last):
+        if last is not None and 0 <= now - self._at < self._period and _words(status) == _words(last):
             return
         self._last, self._at = status, now
         document = asdict(status) | {"updated": now}

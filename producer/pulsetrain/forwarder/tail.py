@@ -5,7 +5,7 @@ position. Records that it reads a second time are given out again, but are neith
 again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -29,6 +29,8 @@ class Fold(Protocol):
     def feed(self, item: Item) -> None: ...
 
     def values(self) -> Mapping[str, Any]: ...
+
+    def removed(self) -> Iterable[str]: ...
 
     def state(self) -> Mapping[str, Any]: ...
 
@@ -134,6 +136,8 @@ class Tail:
         self.fold = fold
         self.counters = Counters()
         self.last_time = 0.0
+        self.latest_time = 0.0
+        """The latest time of a record, in seconds since the epoch: it does not go back where the clock did."""
         self.last_step: int | None = None
         self.start: Mapping[str, Any] = {}
         """The data of the start record, as later records have changed them; empty before it was read."""
@@ -197,7 +201,9 @@ class Tail:
         if self.sequence != self._learnt or self.position != acknowledged.position or self.finished:
             return None
         summary = None if self.fold is None else self.fold.state()
-        return Checkpoint(acknowledged, self.start, self.last_time, self.last_step, dict(self.config), summary)
+        return Checkpoint(
+            acknowledged, self.start, self.last_time, self.latest_time, self.last_step, dict(self.config), summary
+        )
 
     def close(self) -> None:
         """Closes the file. Reading again goes on from the same position."""
@@ -226,6 +232,7 @@ class Tail:
             return
         self.counters = checkpoint.acknowledged.counters
         self.last_time = checkpoint.last_time
+        self.latest_time = checkpoint.latest_time
         self.last_step = checkpoint.last_step
         self.start = checkpoint.start
         self.config = dict(checkpoint.config)
@@ -244,13 +251,11 @@ class Tail:
             self.counters = Counters(
                 self.counters.rows + rows, self.counters.points + rows * points, self.counters.texts
             )
-            self.last_time = float(item.times[-1])
             self._note_step(int(item.steps[0] if rows == 1 else item.steps.max()))
         else:
             last = item.sequence
             if last <= self._learnt:
                 return
-            self.last_time = item.time
             if isinstance(item, TextRow):
                 counted = self.counters
                 self.counters = Counters(
@@ -267,6 +272,8 @@ class Tail:
                     self.config.pop(key, None)
             elif item.kind == "finish":
                 self.finish = item.data
+        self.last_time, latest = times_of(item)
+        self.latest_time = max(self.latest_time, latest)
         self._learnt = last
         if self.fold is not None:
             self.fold.feed(item)
@@ -281,6 +288,13 @@ class Tail:
     def _note_step(self, step: int) -> None:
         if self.last_step is None or step > self.last_step:
             self.last_step = step
+
+
+def times_of(item: Item) -> tuple[float, float]:
+    """When it was logged, in seconds since the epoch; of several rows when the last was, and the latest time of all."""
+    if isinstance(item, RowBlock):
+        return float(item.times[-1]), float(item.times.max())
+    return item.time, item.time
 
 
 def after(block: RowBlock, sequence: int) -> RowBlock:

@@ -149,7 +149,7 @@ class Watching:
 
     def _advance(self, journal: Path, one: _Open) -> bool:
         try:
-            pace = one.sending.advance(self._clock())
+            pace = one.sending.advance(self._clock(), self._monotonic())
         except RegistryError as error:
             one.sending.rewind()
             self._registry_error, self._retry_at = str(error), self._monotonic() + RETRY_SECONDS
