@@ -231,6 +231,7 @@ class KafkaDelivery:
     def _give_up(self, why: str) -> None:
         """Lets the producer go with all that it had in flight, and has the journals read again."""
         producer, self._producer = self._producer, None
+        self._away(why)  # before anyone hears of the interruption, and asks why
         with self._lock:
             self._generation += 1
             self._waiting.clear()
@@ -239,7 +240,6 @@ class KafkaDelivery:
             self._interrupted = True
             self._broken = None
         producer.abandon()
-        self._away(why)
         self._notify()
         self._leave.wait(self._backoff)
         self._backoff = min(2 * self._backoff, LAST_BACKOFF)
