@@ -37,8 +37,9 @@ class Topic:
             "retention.ms": str(retention),
             "retention.bytes": "-1",
             "max.message.bytes": str(self.max_message_bytes),
-            # The time of a message is the time at which it was sent; the broker keeps it.
-            "message.timestamp.type": "CreateTime",
+            # The broker's clock, not the sender's: a message of a machine whose clock is ahead would be refused, and
+            # one of a machine whose clock is behind could be past its retention before it was read.
+            "message.timestamp.type": "LogAppendTime",
         }
 
 

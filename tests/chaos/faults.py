@@ -350,7 +350,7 @@ def clock_jumps(scene: Scene) -> None:
     """The wall clock goes back an hour, forward a day, and back."""
     for offset in (-3_600.0, 86_400.0, scene.random.uniform(-1e6, 1e6), 0.0):
         scene.world.shift_clock(offset)
-        scene.lasting(0.5, 2)
+        scene.lasting(1, 4)  # the summary is told every two seconds
 
 
 @fault("offline", load=("plain",))
