@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from pulsetrain_local.clickhouse import protocol
-from pulsetrain_local.clickhouse.engine import Engine
+from pulsetrain_local.clickhouse import mending, protocol
 from pulsetrain_local.clickhouse.handshake import Login
+from pulsetrain_local.clickhouse.room import Room
 from pulsetrain_local.clickhouse.session import Host, Session
 from pulsetrain_local.clickhouse.settings import SettingTypes
 from pulsetrain_local.clickhouse.watcher import Watcher
@@ -59,11 +59,14 @@ class Server:
     """Serves one engine. `serve()` returns after `stop()`, which any thread or a signal handler may call."""
 
     def __init__(self, options: Options) -> None:
-        """Opens the engine and the port. Raises EngineError, OSError."""
+        """Opens the engine and the port, once there is room on the disk. Raises EngineError, OSError."""
         self._options = options
+        options.path.mkdir(parents=True, exist_ok=True)
+        self._room = Room(options.path)
+        self._room.wait()
         self._listener = socket.create_server((LOOPBACK, options.port), backlog=128)
         self.port: int = self._listener.getsockname()[1]
-        self._engine = Engine(
+        self._engine = mending.open_whole(
             options.path / "engine", engine_options(options.engine_memory, psutil.virtual_memory().total)
         )
         self._watcher = Watcher(self._engine)
@@ -75,6 +78,7 @@ class Server:
         self._host = Host(
             engine=self._engine,
             watcher=self._watcher,
+            room=self._room,
             setting_types=SettingTypes(with_engine),
             login=Login(options.user, options.password),
             version=_version(version),
@@ -90,6 +94,7 @@ class Server:
     def serve(self) -> None:
         """Accepts connections until `stop()`, then lets what is under way end, within a grace; closes the engine."""
         self._watcher.start()
+        self._room.watch(self._engine.connect())
         numbers = itertools.count(1)
         while not self._stopping.is_set():
             try:
@@ -156,6 +161,7 @@ class Server:
                 log.warning("queries are still running after %g s: leaving them", 2 * GRACE_SECONDS)
                 return
         self._watcher.stop()
+        self._room.stop()
         self._engine.close()
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pulsetrain_local.clickhouse.handshake import Login, greet
 from pulsetrain_local.clickhouse.holding import HeldBlocks
 from pulsetrain_local.clickhouse.protocol import ClientHello, FromClient, Query
 from pulsetrain_local.clickhouse.replies import Replies
+from pulsetrain_local.clickhouse.room import Room
 from pulsetrain_local.clickhouse.settings import SettingsOverlay, SettingTypes
 from pulsetrain_local.clickhouse.statements import (
     InsertOfBlocks,
@@ -42,6 +43,8 @@ SYNTAX_ERROR = 62
 UNKNOWN_TYPE = 50
 UNEXPECTED_PACKET = 101
 DISPLAY_NAME = "pulsetrain"
+# Statements that need room on the disk; what takes things away gives room.
+WRITES = frozenset({"INSERT", "CREATE", "ALTER", "OPTIMIZE", "RENAME", "EXCHANGE", "UPDATE", "DELETE", "ATTACH"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Host:
 
     engine: Engine
     watcher: Watcher
+    room: Room
     setting_types: SettingTypes
     login: Login
     version: tuple[int, int, int]
@@ -169,7 +173,8 @@ class Session:
             self._insert(insert, query.text, engine)
             return
         sql = for_the_engine(query.text)
-        with self._watched(engine, query.text) as watched:
+        room = self._host.room.writing() if first_word(sql) in WRITES else nullcontext()
+        with room, self._watched(engine, query.text) as watched:
             try:
                 self._select(sql, engine, watched)
             except EngineError:
@@ -254,7 +259,8 @@ class Session:
             with self._watched(engine, text) as watched:
                 watched.tells_progress = self._revision >= protocol.WITH_WRITTEN_ROWS
                 if not held.empty:
-                    engine.insert(insert.head, columns, held.path())
+                    with self._host.room.writing():
+                        engine.insert(insert.head, columns, held.path())
         if self._revision >= protocol.WITH_WRITTEN_ROWS:  # older clients expect nothing but the end
             self._replies.progress(engine)
         self._replies.send(protocol.END_OF_STREAM)
