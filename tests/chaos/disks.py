@@ -8,23 +8,15 @@ from pathlib import Path
 _BALLAST = ".ballast"
 
 
-class Disk:
-    """A folder; `can_fill` says whether it is a file system of its own."""
+class Ballast:
+    """A file that takes all the room of a disk."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        self.path = path
-        path.mkdir(parents=True)
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "pulsetrain-chaos", str(path)],
-            capture_output=True,
-            check=False,
-        )
-        self.can_fill = mounted.returncode == 0
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _BALLAST
 
     def fill(self) -> None:
         """Leaves not a byte. A file that was allocated before may still be written where it has its pages."""
-        assert self.can_fill
-        descriptor = os.open(self.path / _BALLAST, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             block = 16 << 20
             while block >= 4096:
@@ -37,7 +29,22 @@ class Disk:
 
     def free(self) -> None:
         """Gives the space back."""
-        (self.path / _BALLAST).unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+
+
+class Disk(Ballast):
+    """A folder; `can_fill` says whether it is a file system of its own."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path)
+        self.path = path
+        path.mkdir(parents=True)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "pulsetrain-chaos", str(path)],
+            capture_output=True,
+            check=False,
+        )
+        self.can_fill = mounted.returncode == 0
 
     def unmount(self) -> None:
         if self.can_fill:

@@ -78,6 +78,34 @@ def rewinds_and_takes_what_was_in_flight_for_sent() -> Iterator[None]:
 
 
 @mutant
+def jumps_to_what_was_confirmed_without_reading_what_lies_before() -> Iterator[None]:
+    """After an interruption reading goes on at what was confirmed, also where it had not come to that yet."""
+    rewind = Pump.rewind
+
+    def forward(self: Pump) -> None:
+        rewind(self)
+        self._tail.seek(self._ledger.acknowledged)
+
+    with mock.patch.object(Pump, "rewind", forward):
+        yield
+
+
+@mutant
+def takes_a_summary_for_told_that_is_dropped_downstream() -> Iterator[None]:
+    """A summary counts as published though its event lies within what an earlier forwarder told."""
+    changes = Pump._summary_changes
+
+    def at_once(self: Pump, last: int) -> dict[str, str | None]:
+        told, self._told_before = self._told_before, 0
+        found = changes(self, last)
+        self._told_before = told
+        return found
+
+    with mock.patch.object(Pump, "_summary_changes", at_once):
+        yield
+
+
+@mutant
 def hears_of_an_interruption_before_the_confirmations() -> Iterator[None]:
     """An interruption is passed over when confirmations come with it."""
     hear = service.Forwarder._hear
