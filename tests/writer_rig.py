@@ -4,13 +4,13 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from pulsetrain_consumers.dead_letters.letters import Letter, unpack
 from pulsetrain_consumers.runtime.batching import Limits
-from pulsetrain_consumers.runtime.broker import Consumer, Partition, Position, Publisher
+from pulsetrain_consumers.runtime.broker import BrokerUnavailable, Consumer, Partition, Position, Publisher
 from pulsetrain_consumers.runtime.dead_letters import DeadLetters
 from pulsetrain_consumers.runtime.health import Health
 from pulsetrain_consumers.runtime.loop import Loop
@@ -87,14 +87,18 @@ class Faults:
 
 
 class FaultyConsumer:
-    """A consumer that passes a boundary before and after each commit."""
+    """A consumer that passes a boundary before and after each commit, and may lose one on its way."""
 
     def __init__(self, inner: MemoryConsumer, faults: Faults) -> None:
         self.inner = inner
+        self.loses_commits = 0
         self._faults = faults
 
     def commit(self, positions: Mapping[Partition, Position]) -> None:
         self._faults.boundary()
+        if self.loses_commits:
+            self.loses_commits -= 1
+            raise BrokerUnavailable("the commit was lost")
         self.inner.commit(positions)
         self._faults.boundary()
 
@@ -150,12 +154,12 @@ class Process:
         self.executor = ManualExecutor(inline)
         self.telemetry = Telemetry()
         self.health = Health(rig.clock)
-        consumer: Consumer = FaultyConsumer(self.member, self.faults)
+        self.consumer = FaultyConsumer(self.member, self.faults)
         publisher: Publisher = FaultyPublisher(rig.broker, self.faults)
         store = FaultyStore(rig.store, self.faults)
         sink = WriterSink(store, SINGLE_OBJECT, rig.clock, self.telemetry)
         self.loop: Loop[WriterEvent] = Loop(
-            consumer,
+            cast(Consumer, self.consumer),
             sink,
             DeadLetters(publisher, DEAD_LETTERS, GROUP, rig.clock, self.telemetry),
             executor=self.executor,

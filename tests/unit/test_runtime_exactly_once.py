@@ -80,12 +80,19 @@ class ExactlyOnce(RuleBasedStateMachine):
         data.draw(st.sampled_from(self.processes)).faults.remaining = boundary
 
     @precondition(lambda self: self.processes)
-    @rule(data=st.data(), boundary=st.integers(0, 7), writer=st.sampled_from(WRITERS), more=st.integers(1, 8))
+    @rule(
+        data=st.data(),
+        boundary=st.integers(0, 7),
+        lost=st.sampled_from([0, 0, 1, 2]),
+        writer=st.sampled_from(WRITERS),
+        more=st.integers(1, 8),
+    )
     def process_dies_at_its_work_and_more_is_sent(
-        self, data: st.DataObject, boundary: int, writer: str, more: int
+        self, data: st.DataObject, boundary: int, lost: int, writer: str, more: int
     ) -> None:
         process = data.draw(st.sampled_from(self.processes))
         process.faults.remaining = boundary
+        process.consumer.loses_commits = lost
         try:
             for _ in range(4):
                 process.loop.tick(0)
@@ -134,6 +141,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.rig.store.away = self.rig.broker.away = False
         for process in self.processes:
             process.faults.remaining = None
+            process.consumer.loses_commits = 0
         for group_member in list(self.rig.broker.members()):
             self.rig.broker.expel(group_member)
         # Whatever stalled processes were still storing arrives at the very end, too.
