@@ -245,6 +245,7 @@ class Rig:
         self.late: list[Message] = []
         """What was sent and lost with its connection: some of it may still be on its way to the broker."""
         self.acks: dict[Path, list[bytes]] = {}
+        self._arrivals = Arrivals()
         self._pids = itertools.count(1)
         FaultyPlace.rig = self
         self.place = FaultyPlace.of(folder / "home", places.LOCAL)
@@ -263,6 +264,10 @@ class Rig:
         if self.process is not None:
             self.process.die()
         self._patches.close()
+
+    def arrived(self) -> "Arrivals":
+        """What the broker has, by writer."""
+        return self._arrivals.look(self.broker)
 
     def clock(self) -> float:
         """The time of day, which may be put forward and back."""
@@ -419,18 +424,25 @@ def contents(event: Any) -> dict[int, Any]:
     }
 
 
-def arrived(broker: MemoryBroker) -> dict[Writer, Arrived]:
-    """What arrived, by writer. AssertionError where ranges leave a gap or a sequence has two contents."""
-    found: dict[Writer, Arrived] = {}
-    for message in broker.messages:
-        event: Any = events.decode(message.payload, KINDS[message.topic])
-        found.setdefault(event.origin.writer, Arrived()).add(message.topic, event)
-    return found
+class Arrivals(dict[Writer, Arrived]):
+    """What arrived, by writer, up to the last `look`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._looked = 0
+
+    def look(self, broker: MemoryBroker) -> "Arrivals":
+        """Takes in what is new. AssertionError where ranges leave a gap or a sequence has two contents."""
+        for message in broker.messages[self._looked :]:
+            self._looked += 1
+            event: Any = events.decode(message.payload, KINDS[message.topic])
+            self.setdefault(event.origin.writer, Arrived()).add(message.topic, event)
+        return self
 
 
 def judge(rig: Rig) -> None:
     """Everything that was logged has arrived, as it was logged, and each writer has one end with the right counts."""
-    found = arrived(rig.broker)
+    found = rig.arrived()
     for trainer in rig.trainers:
         told = found[trainer.writer]
         assert told.rows == trainer.rows

@@ -14,7 +14,7 @@ from pulsetrain.forwarder.memory_delivery import MemoryBroker, MemoryDelivery
 from pulsetrain.forwarder.pump import Pump
 from pulsetrain.forwarder.tail import read_identity
 from pulsetrain_schemas import events
-from tests.forwarder_rig import arrived
+from tests.forwarder_rig import Arrivals
 from tests.journals import points_logged, points_of, same_points, start_run, texts_logged, texts_of, uncovered
 
 KINDS = {"metrics": events.MetricBatch, "logs": events.LogBatch, "runs": events.RunEvent, "system": events.SystemBatch}
@@ -214,7 +214,7 @@ def test_a_connection_lost_on_the_way_to_what_was_confirmed_loses_nothing_that_w
     line.alive = False
     line.drain()
     line.check()
-    told = arrived(line.broker)[journal.writer]
+    told = Arrivals().look(line.broker)[journal.writer]
     assert told.summary == {"loss": 1.0} | {f"k{step}": 2.0 for step in range(100)}
     assert {(end.rows, end.points) for end in told.ends} == {(100, 200)}
 
@@ -236,7 +236,7 @@ def test_a_summary_in_an_event_of_what_was_told_before_is_told_again(run, monkey
     line.alive = False
     line.drain()
     line.check()
-    assert arrived(line.broker)[journal.writer].summary == {"loss": 1.0}
+    assert Arrivals().look(line.broker)[journal.writer].summary == {"loss": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -249,12 +249,12 @@ def test_what_was_removed_from_a_summary_while_no_forwarder_lived_is_removed(run
     for _ in range(3):
         line.step()
         line.hear()
-    assert arrived(line.broker)[journal.writer].summary == {"loss": 1.0, "acc.max": 0.5}
+    assert Arrivals().look(line.broker)[journal.writer].summary == {"loss": 1.0, "acc.max": 0.5}
     line.crash()
     journal.event("summary", removal)
     line.alive = False
     line.drain()
-    assert arrived(line.broker)[journal.writer].summary == (removal["summary"] or {"acc.max": 0.5})
+    assert Arrivals().look(line.broker)[journal.writer].summary == (removal["summary"] or {"acc.max": 0.5})
 
 
 ACTIONS = st.sampled_from(["row", "other", "text", "line", "config", "step", "hear", "away", "back", "crash", "cut"])
