@@ -326,8 +326,14 @@ class World:
             admin.close()
 
     def send(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """Sends messages of the harness's own to a topic, past the proxy."""
-        producer = KafkaProducer(bootstrap_servers=self.broker.address, acks="all")
+        """Sends messages of the harness's own to a topic, past the proxy, once the broker is back from what befell it."""
+
+        def producer_of_it() -> "KafkaProducer | None":
+            with contextlib.suppress(KafkaError):
+                return KafkaProducer(bootstrap_servers=self.broker.address, acks="all")
+            return None
+
+        producer = wait_for(producer_of_it, 120, "a broker that answers", 1.0)
         try:
             for number, payload in enumerate(payloads):
                 producer.send(TOPICS[topic].kafka_name, payload, key=f"poison-{number}".encode())
