@@ -326,7 +326,7 @@ class World:
             admin.close()
 
     def send(self, topic: str, payloads: Sequence[bytes]) -> None:
-        """Sends messages of the harness's own to a topic, past the proxy, once the broker is back from what befell it."""
+        """Sends messages of the harness's own to a topic, past the proxy, once the broker is back."""
 
         def producer_of_it() -> "KafkaProducer | None":
             with contextlib.suppress(KafkaError):
