@@ -4,6 +4,7 @@ Nothing is asked with FINAL. What a process logged is computed again from the co
 """
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -60,16 +61,16 @@ class _Stored:
 def wait_stored(world: World, project: str, settle: float = SETTLE_SECONDS) -> None:
     """Waits until every row that was logged is there, or nothing has changed for long."""
     wanted = sum(stream.returned - stream.dropped for stream in _streams(world.of(project)))
-    last, quiet = (-1, 0), 0.0
-    while quiet < settle:
+    last, since = (-1, 0), time.monotonic()
+    while time.monotonic() - since < settle:
         rows = world.query(
             "SELECT count() FROM metrics WHERE project = %(project)s AND endsWith(metric, '/i')", {"project": project}
         )[0][0]
         missing = len(_missing(world, project))
         if rows >= wanted and not missing and not _unfinished(world, project):
             return
-        quiet = quiet + 0.25 if (rows, missing) == last else 0.0
-        last = (rows, missing)
+        if (rows, missing) != last:
+            last, since = (rows, missing), time.monotonic()
         world.pause(0.25)
 
 
