@@ -47,7 +47,8 @@ class Trainer:
             pid=self.pid,
             pid_created=float(self.pid),
             primary=parent is None,
-            segment_bytes=8192,
+            # Small ones are left behind soon, with a checkpoint at each; the way through a large one takes many steps.
+            segment_bytes=rig.random.choice([8 << 10, 64 << 10]),
         )
         self.directory = self.journal.directory
         self.rows: dict[int, Any] = {}

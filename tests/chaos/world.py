@@ -70,6 +70,11 @@ class Workload:
     def running(self) -> bool:
         return self.process.poll() is None
 
+    @property
+    def may_be_no_run(self) -> bool:
+        """Whether it was killed before it logged anything, so maybe before its run began."""
+        return self.killed and not self.counted()
+
     def counted(self) -> list[Counted]:
         return self.ledger.counted()
 

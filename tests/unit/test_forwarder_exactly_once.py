@@ -53,7 +53,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.rig.start_trainer(data.draw(st.sampled_from(self.logging)))
 
     @precondition(lambda self: self.logging)
-    @rule(data=st.data(), what=st.lists(WHAT, min_size=1, max_size=4), count=st.sampled_from([1, 9, 90]))
+    @rule(data=st.data(), what=st.lists(WHAT, min_size=1, max_size=4), count=st.sampled_from([1, 9, 90, 200]))
     def process_logs(self, data: st.DataObject, what: list[str], count: int) -> None:
         trainer = data.draw(st.sampled_from(self.logging))
         for kind in what:
@@ -85,15 +85,16 @@ class ExactlyOnce(RuleBasedStateMachine):
                 if lost:
                     self.rig.lose_connection()
 
-    @rule(rounds=st.integers(1, 8))
-    def forwarder_works_undisturbed(self, rounds: int) -> None:
-        self.forwarder_works([(0.6, None, None, None, False)] * rounds)
-
     @precondition(lambda self: self.rig.process is not None)
-    @rule(rounds=st.lists(ROUND, min_size=1, max_size=5))
-    def forwarder_is_replaced(self, rounds: list[tuple[float, int | None, str | None, int | None, bool]]) -> None:
+    @rule(undisturbed=st.integers(0, 8), rounds=st.lists(ROUND, min_size=1, max_size=5))
+    def forwarder_is_replaced(
+        self, undisturbed: int, rounds: list[tuple[float, int | None, str | None, int | None, bool]]
+    ) -> None:
         """What the next one does first, while it reads what the last one had read, is where it could go wrong."""
-        self.forwarder_is_killed(at_once=True)
+        self.forwarder_works([(0.6, None, None, None, False)] * undisturbed)
+        if self.rig.process is not None:
+            self.rig.process.die()
+        self.rig.start_forwarder()
         self.forwarder_works(rounds)
 
     @precondition(lambda self: self.rig.process is not None)
