@@ -6,6 +6,7 @@ plain MergeTree, so that a row which is stored twice stays twice and no merge hi
 """
 
 import contextlib
+import itertools
 import json
 import mmap
 import os
@@ -127,6 +128,7 @@ class World:
         self.random = random.Random(seed)
         self.say = say
         self.workloads: list[Workload] = []
+        self._numbers = itertools.count()  # faults start processes too, at the same time
         self.happened: Counter[str] = Counter()
         self.writer_slots = [WriterSlot(number) for number in range(writers)]
         self._writer_mutant = writer_mutant
@@ -385,7 +387,7 @@ class World:
         finish_timeout: float = 60,
     ) -> Workload:
         """Starts a training process. `rate`: rows a second and stream, 0 for as fast as it goes."""
-        name = f"{kind[:1]}{len(self.workloads)}"
+        name = f"{kind[:1]}{next(self._numbers)}"
         run_id = run_id or f"{project}-{name}"
         ledger_file = self.directory / f"{name}.ledger"
         ledger = Ledger(ledger_file, create=True)
