@@ -56,10 +56,17 @@ class Proxy:
 
     def close(self) -> None:
         """Ends the proxy with all its connections."""
-        self.cut_now()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._socket.close()
+
+    async def _end(self) -> None:
+        self._reset_all()
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
