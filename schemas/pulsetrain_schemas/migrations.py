@@ -1,7 +1,7 @@
 """The ClickHouse migrations: numbered .sql files, in order, with checksums, and which of them a database still lacks.
 
 A file is called <number>_<what>.sql, numbers running from 0001 without a gap. One that was applied anywhere is never
-changed: a new number says what is different. Nothing here talks to a server.
+changed in what it says: a new number says what is different. Nothing here talks to a server.
 """
 
 import hashlib
@@ -18,6 +18,13 @@ _TOKEN = re.compile(
     r"""|(?P<comment>--[^\n]*|/\*.*?\*/)|(?P<end>;)|(?P<unclosed>['"`]|/\*)|[^'"`\-/;]+|.""",
     re.DOTALL,
 )
+
+# What a file's checksum was before it was written otherwise, with the same meaning: to a database that had it so, it is
+# applied. In these two, columns had their comments behind their codecs, which ClickHouse takes from 26.8 on.
+_FORMERLY = {
+    1: "4efa857c8c12545396ac10f3c97002166b4036a9892273176861097be671a210",
+    3: "129ce267905812ff8a4da5e74795b1b720c94c8dc91bb038423c43087c744d63",
+}
 
 
 class MigrationError(Exception):
@@ -93,7 +100,7 @@ def pending(applied: Mapping[int, str], migrations: tuple[Migration, ...] | None
         checksum = applied.get(migration.number)
         if checksum is None:
             raise MissingMigration(f"the database has had migration {latest:04} and not {migration}")
-        if checksum != migration.checksum:
+        if checksum not in (migration.checksum, _FORMERLY.get(migration.number)):
             raise ChangedMigration(
                 f"{migration} is not what was applied to the database ({checksum[:12]} then, "
                 f"{migration.checksum[:12]} now); an applied migration is never changed: restore the file "

@@ -1,5 +1,6 @@
 """Reading the migrations, splitting them into statements, and telling which of them a database lacks."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,17 @@ def test_the_packages_own_migrations_are_read_in_order():
     assert [str(migration) for migration in own][:2] == ["0001_core", "0002_views"]
     changes = ("CREATE ", "ALTER TABLE ")
     assert all(statement.startswith(changes) for migration in own for statement in migration.statements)
+
+
+def test_a_columns_comment_stands_before_its_codec():
+    """ClickHouse takes the other order from 26.8 on, and refuses it before."""
+    wrong = re.compile(r"CODEC\((?:[^()]|\([^)]*\))*\)\s+COMMENT")
+    assert [str(migration) for migration in load() if wrong.search("\n".join(migration.statements))] == []
+
+
+def test_a_database_that_was_migrated_before_a_file_was_written_otherwise_lacks_nothing_of_it():
+    formerly = {1: "4efa857c8c12545396ac10f3c97002166b4036a9892273176861097be671a210"}
+    assert [migration.number for migration in pending(formerly)] == [migration.number for migration in load()][1:]
 
 
 def test_a_semicolon_or_a_comment_within_quotes_is_text():

@@ -34,7 +34,7 @@ CREATE TABLE texts
     rank            UInt32                 CODEC(ZSTD(1)),
     step            Int64                  CODEC(DoubleDelta, ZSTD(1)),
     ts              DateTime64(6, 'UTC')   CODEC(DoubleDelta, ZSTD(1)),
-    value           String                 CODEC(ZSTD(3)) COMMENT 'JSON',
+    value           String                 COMMENT 'JSON' CODEC(ZSTD(3)),
     attempt         UInt32                 CODEC(ZSTD(1)),
     writer          LowCardinality(String),
     sequence        UInt64                 CODEC(DoubleDelta, ZSTD(1)),
@@ -49,7 +49,7 @@ CREATE TABLE system
 (
     host            LowCardinality(String),
     gpu             LowCardinality(String) COMMENT 'the UUID of the GPU; empty for a metric of the host',
-    gpu_index       Int32                  CODEC(ZSTD(1)) COMMENT '-1 for a metric of the host',
+    gpu_index       Int32                  COMMENT '-1 for a metric of the host' CODEC(ZSTD(1)),
     metric          LowCardinality(String),
     ts              DateTime64(6, 'UTC')   CODEC(DoubleDelta, ZSTD(1)),
     value           Float64                CODEC(ZSTD(1)),
@@ -147,9 +147,9 @@ CREATE TABLE stored_batches
     last_sequence   UInt64                 CODEC(DoubleDelta, ZSTD(1)),
     kafka_partition UInt32,
     kafka_offset    UInt64                 CODEC(DoubleDelta, ZSTD(1)),
-    rows            UInt64                 CODEC(ZSTD(1)) COMMENT 'rows that reached the tables',
-    first_ts        DateTime64(6, 'UTC')   CODEC(DoubleDelta, ZSTD(1)) COMMENT 'when the oldest row of the message was logged',
-    last_ts         DateTime64(6, 'UTC')   CODEC(DoubleDelta, ZSTD(1)) COMMENT 'when the newest row of the message was logged',
+    rows            UInt64                 COMMENT 'rows that reached the tables' CODEC(ZSTD(1)),
+    first_ts        DateTime64(6, 'UTC')   COMMENT 'when the oldest row of the message was logged' CODEC(DoubleDelta, ZSTD(1)),
+    last_ts         DateTime64(6, 'UTC')   COMMENT 'when the newest row of the message was logged' CODEC(DoubleDelta, ZSTD(1)),
     stored_at       DateTime64(6, 'UTC')   CODEC(DoubleDelta, ZSTD(1))
 )
 ENGINE = ReplacingMergeTree
