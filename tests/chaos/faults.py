@@ -16,6 +16,9 @@ from tests.chaos.world import Workload, World, WriterSlot
 from tests.chaos.writer_process import BOUNDARIES
 from tests.waiting import wait_for
 
+# One that was killed again and again is started again after a minute.
+FORWARDER_SECONDS = 90
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -126,10 +129,10 @@ def kill_a_rank(scene: Scene) -> None:
 def kill_forwarder(scene: Scene) -> None:
     """SIGKILL of the forwarder, several times at any moment; it is started again by itself."""
     for _ in range(scene.random.randint(1, 4)):
-        wait_for(scene.world.forwarder_pids, 30, "a forwarder", 0.05)
+        wait_for(scene.world.forwarder_pids, FORWARDER_SECONDS, "a forwarder", 0.05)
         scene.world.kill_forwarder()
         scene.lasting(0.0, 1.5)
-    wait_for(scene.world.forwarder_pids, 30, "a forwarder that came back", 0.05)
+    wait_for(scene.world.forwarder_pids, FORWARDER_SECONDS, "a forwarder that came back", 0.05)
 
 
 @fault("forwarder")
