@@ -105,6 +105,7 @@ def test_a_job_that_is_killed_and_requeued_shows_each_step_once(cluster: Cluster
         assert begun == ("job", attempt, first)
         points += 60
     cluster.stored("job", points)
+    wait_for(lambda: api.run(f"{cluster.project}/job").state == "finished", 60, "the end of the job")
     expected = [(step, 100.0 * min(step // 20, 4) + step) for step in range(110)]
     assert cluster.latest("job") == expected
     run = api.run(f"{cluster.project}/job")

@@ -120,7 +120,12 @@ def test_a_forwarder_that_is_killed_is_started_again_and_one_that_is_asked_to_le
 
 def test_asked_to_leave_while_it_still_starts_it_leaves_for_good(place, tmp_path):
     assert spawn.ensure_running(tmp_path, NOWHERE)
-    guardian, forwarder = wait_for(lambda: len(processes(place)) == 2 and processes(place), 20, "its process")
+
+    def both() -> list[psutil.Process]:
+        found = processes(place)
+        return found if len(found) == 2 else []
+
+    guardian, forwarder = wait_for(both, 20, "its process")
     forwarder.terminate()
     wait_for(lambda: not guardian.is_running(), 20, "the end of its guardian")
     assert processes(place) == []
