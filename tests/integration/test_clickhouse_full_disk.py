@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from clickhouse_driver.errors import Error
 
+from pulsetrain_local.clickhouse.room import EXIT_STATUS
 from tests.chaos.disks import Ballast
 from tests.clickhouse_fixture import ClickHouse
 from tests.small_disk import run_on_small_disk
@@ -52,25 +53,26 @@ def fill_again_and_again(disk: str) -> None:
     writers = [Writer(number, server, leave) for number in range(2)]
     for writer in writers:
         writer.start()
-    ends = 0
+    ends = []
     for _ in range(FILLINGS):
         before = [writer.confirmed for writer in writers]
         wait_for(lambda before=before: all(w.confirmed > b for w, b in zip(writers, before, strict=True)), 30, "rows")
         ballast.fill()
         wait_for(lambda: server.process is not None and server.process.poll() is not None, 10, "the end of the server")
-        ends += 1
+        ends.append(server.process.returncode)
         ballast.free()
         server.start()
     leave.set()
     for writer in writers:
         writer.join(30)
     with server.client() as client:
-        stored = client.execute("SELECT writer, count(), uniqExact(number), sum(value) FROM full_disk GROUP BY writer")
+        stored = client.execute("SELECT writer, count(), uniqExact(number) FROM full_disk GROUP BY writer")
     server.kill()
-    for number, count, different, _ in sorted(stored):
+    assert ends == [EXIT_STATUS] * FILLINGS, f"it did not end by itself each time: {ends}"
+    for number, count, different in sorted(stored):
         assert count == different, f"writer {number}: {count} rows, {different} different ones"
         assert count - writers[number].confirmed in (0, ROWS), (count, writers[number].confirmed)
-    print(f"{ends} ends, {sum(writer.confirmed for writer in writers)} rows")
+    print(f"{len(ends)} ends, {sum(writer.confirmed for writer in writers)} rows")
 
 
 def test_what_was_confirmed_is_there_once_however_often_the_disk_is_full(tmp_path: Path) -> None:

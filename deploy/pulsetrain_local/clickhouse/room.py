@@ -74,10 +74,9 @@ class Room:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """The time in which the engine writes on request. EngineError (NOT_ENOUGH_SPACE) where room is short."""
-        self.look()
+        if self.look():
+            raise EngineError(NOT_ENOUGH_SPACE, f"{self._words(self._free(self._path))} (NOT_ENOUGH_SPACE)")
         with self._lock:
-            if self._is_short:
-                raise EngineError(NOT_ENOUGH_SPACE, f"{self._words(self._free(self._path))} (NOT_ENOUGH_SPACE)")
             self._under_way += 1
         try:
             yield

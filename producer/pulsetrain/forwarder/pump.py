@@ -306,7 +306,8 @@ class Pump:
             return {}
         current: dict[str, str | None] = dict.fromkeys((*self._published, *self._fold.removed()))
         current.update((key, run_events.to_json(value)) for key, value in self._fold.values().items())
-        changes = {key: value for key, value in current.items() if (key, value) not in self._published.items()}
+        published = self._published.items()
+        changes = {key: value for key, value in current.items() if (key, value) not in published}
         if self._told_before is not None and last > self._told_before:
             self._published = current
         return changes
