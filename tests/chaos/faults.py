@@ -138,7 +138,7 @@ def kill_forwarder(scene: Scene) -> None:
 @fault("forwarder")
 def stop_forwarder(scene: Scene) -> None:
     """SIGSTOP of the forwarder, so that the broker and the processes think what they like; then SIGCONT."""
-    for pid in wait_for(scene.world.forwarder_pids, 30, "a forwarder", 0.05):
+    for pid in wait_for(scene.world.forwarder_pids, FORWARDER_SECONDS, "a forwarder", 0.05):
         with _stopped(pid):
             scene.lasting(1, 5)
 
@@ -214,7 +214,7 @@ def recreate_topic(scene: Scene) -> None:
     """A topic is deleted and made anew, after all that was in it is stored: its offsets begin again at zero."""
     world = scene.world
     with contextlib.ExitStack() as stack:
-        for pid in wait_for(world.forwarder_pids, 30, "a forwarder", 0.05):
+        for pid in wait_for(world.forwarder_pids, FORWARDER_SECONDS, "a forwarder", 0.05):
             stack.enter_context(_stopped(pid))
         _wait_all_stored(world)
         world.recreate_topic("metrics")
