@@ -14,6 +14,8 @@ from pulsetrain_schemas import addresses
 
 DEFAULT_PROJECT = "uncategorized"
 FINISH_SECONDS = 60.0
+SAMPLING_SECONDS = (0.1, 60.0)
+"""The shortest and the longest time between two samples of the hardware."""
 
 # W&B's words for modes: "run" and "dryrun" are its older ones; "shared" says who is primary by settings.
 MODES = {
@@ -33,8 +35,10 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 class Settings:
     """What `init(settings=…)` takes, by name; a dictionary does as well.
 
-    console ("auto", "wrap", "off"), finish_timeout (seconds), rank, quiet, silent, disable_git, x_primary, and
-    every argument of init(). Further settings of W&B are accepted and have no effect.
+    console ("auto", "wrap", "off"), finish_timeout (seconds), rank, quiet, silent, disable_git, x_primary,
+    x_stats_sampling_interval (seconds between two samples of the hardware, 0.1 to 60; longer counts as 60), and every
+    argument of init().
+    Further settings of W&B are accepted and have no effect.
     """
 
     def __init__(self, **given: Any) -> None:
@@ -78,6 +82,8 @@ class RunSettings:
     """Whether it was said that another process does."""
     capture_console: bool
     finish_timeout: float
+    sampling_seconds: float | None
+    """Between two samples of the hardware; None where nothing was said of it."""
     quiet: bool
     silent: bool
     use_git: bool
@@ -133,6 +139,7 @@ def resolve(
         shares=primary is not None and not primary,
         capture_console=_console(choose("console", "CONSOLE")),
         finish_timeout=_number("finish_timeout", choose("finish_timeout", "FINISH_TIMEOUT"), FINISH_SECONDS),
+        sampling_seconds=_sampling(given.get("x_stats_sampling_interval"), env),
         quiet=_flag(choose("quiet", "QUIET")),
         silent=_flag(choose("silent", "SILENT")),
         use_git=not _flag(choose("disable_git", "DISABLE_GIT")),
@@ -213,6 +220,18 @@ def _number(what: str, given: Any, default: float) -> float:
         return default if given is None else float(given)
     except (TypeError, ValueError):
         raise UsageError(f"{what} is a number, not {given!r}") from None
+
+
+def _sampling(given: Any, env: Mapping[str, str]) -> float | None:
+    if given is None:
+        given = env.get("PULSETRAIN_SAMPLING_SECONDS") or env.get("WANDB_X_STATS_SAMPLING_INTERVAL") or None
+    if given is None:
+        return None
+    shortest, longest = SAMPLING_SECONDS
+    seconds = _number("x_stats_sampling_interval", given, 1.0)
+    if not seconds >= shortest:  # as W&B does; not a number is neither
+        raise UsageError(f"the hardware is sampled every {shortest:g} to {longest:g} seconds, not every {given!r}")
+    return min(seconds, longest)
 
 
 def _flag(value: Any) -> bool:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -22,13 +21,12 @@ from pulsetrain.forwarder.ownership import Ownership
 from pulsetrain.forwarder.places import LOCAL, Place, Registration, read_json
 from pulsetrain.forwarder.retention import Policy, Retention
 from pulsetrain.forwarder.service import Forwarder
-from pulsetrain.forwarder.tail import read_identity
 from pulsetrain.forwarder.telemetry import Telemetry
 from pulsetrain.journal.room import Usage
 from pulsetrain_schemas import events
 from pulsetrain_schemas.framing import SINGLE_OBJECT
 from pulsetrain_schemas.registry import RegistryUnavailable
-from tests.journals import points_logged, records, start_run
+from tests.journals import records, start_run
 from tests.waiting import wait_for
 
 OWN = (os.getpid(), created(os.getpid()))
@@ -291,43 +289,6 @@ def test_a_forwarder_whose_home_is_deleted_leaves(house):
     house.forwarder._idle_exit = 1e9
     house.forwarder._monotonic = time.monotonic
     house.forwarder.run()
-
-
-def test_a_run_sees_the_gpus_that_its_process_may_use(tmp_path):
-    class Nvml:
-        NVMLError = type("NVMLError", (Exception,), {})
-        NVML_CLOCK_SM = NVML_CLOCK_MEM = 0
-
-        def __getattr__(self, name):
-            if name.endswith("GetCount"):
-                return lambda: 2
-            if name.endswith("HandleByIndex"):
-                return lambda index: index
-            if name.endswith("GetUUID"):
-                return lambda handle: f"GPU-{handle}"
-            return lambda *_: SimpleNamespace(gpu=1, used=1, total=2) if "Rates" in name or "Memory" in name else 7
-
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "1"}
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=env) as process:
-        registered = []
-        telemetry = Telemetry(
-            lambda writer, journal: registered.append(journal),
-            psutil=psutil,
-            disk=tmp_path,
-            nvml=Nvml,
-            period=0.02,
-        )
-        journal = start_run(tmp_path, pid=process.pid)
-        identity = read_identity(journal.directory)
-        telemetry.attach(identity, tmp_path, process.pid, "box", OWN)
-        wait_for(lambda: any("gpu/" in p[2] for p in points_logged(registered[0])), 10, "GPU samples")
-        telemetry.detach(identity)
-        telemetry.stop()
-        process.kill()
-    gpus = {point[2].split("/")[1] for point in points_logged(registered[0]) if point[2].startswith("gpu/")}
-    assert gpus == {"1"}
-    assert records(registered[0], "heartbeat")
-    journal.close()
 
 
 def test_the_directories_of_its_runs_are_looked_after_and_their_fill_is_in_the_status(house, tmp_path):

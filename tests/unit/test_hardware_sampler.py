@@ -34,9 +34,14 @@ class Hanging:
         return {"late": 1.0}
 
 
-def make(period=1.0):
+def make(period=1.0, patience=3.0):
     delivered, said = [], []
-    sampler = Sampler(lambda at, samples: delivered.append((at, dict(samples))), period=period, report=said.append)
+    sampler = Sampler(
+        lambda at, samples: delivered.append((at, dict(samples))),
+        period=period,
+        patience=patience,
+        report=said.append,
+    )
     return sampler, delivered, said
 
 
@@ -61,7 +66,7 @@ def test_a_source_that_fails_is_reported_once_and_the_rest_go_on():
 
 
 def test_a_source_that_hangs_is_reported_once_left_out_and_taken_back():
-    sampler, delivered, said = make(period=0.1)
+    sampler, delivered, said = make(period=0.1, patience=0.15)
     stuck = Hanging()
     sampler.add("gpu", stuck)
     sampler.add("host", Constant("host", {"cpu_percent": 5.0}))
@@ -87,6 +92,44 @@ def test_a_removed_source_is_asked_no_more():
     sampler.remove("run")
     sampler.tick()
     assert delivered[0][1] == {"host": {"cpu_percent": 5.0}}
+
+
+def test_a_lane_without_sources_ends_and_one_that_hung_may_begin_anew():
+    sampler, delivered, _ = make(period=0.02)
+    stuck = Hanging()
+    sampler.add("gpu", stuck)
+    sampler.tick()
+    hung = sampler._lanes["gpu"]._thread
+    sampler.remove("stuck")
+    sampler.add("gpu", Constant("gpu", {"power": 300.0}))
+    sampler.tick()
+    wait_for(lambda: sampler.tick() or delivered[-1][1] == {"gpu": {"power": 300.0}}, what="the new lane")
+    stuck.release.set()
+    wait_for(lambda: not hung.is_alive(), what="the old lane's end")
+
+
+def test_a_round_that_comes_back_after_its_tick_is_given_out_at_the_next():
+    sampler, delivered, said = make(period=0.02)
+    stuck = Hanging()
+    sampler.add("gpu", stuck)
+    sampler.tick()
+    assert delivered[-1][1] == {}
+    stuck.release.set()
+    wait_for(lambda: sampler._lanes["gpu"]._done.is_set(), what="the round")
+    del stuck.release  # a round begun anew would fail
+    sampler.tick()
+    assert delivered[-1][1] == {"stuck": {"late": 1.0}}
+    assert said == []
+
+
+def test_the_period_may_be_changed_while_it_ticks():
+    ticks = []
+    sampler = Sampler(lambda at, samples: ticks.append(at), period=60.0)
+    sampler.start()
+    wait_for(lambda: ticks, what="the first tick")
+    sampler.period = 0.02
+    wait_for(lambda: len(ticks) > 5, what="faster ticks")
+    sampler.stop()
 
 
 def test_ticks_keep_to_their_period_whatever_a_tick_itself_takes():

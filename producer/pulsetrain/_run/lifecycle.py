@@ -145,6 +145,7 @@ def _begin_written(settings: RunSettings) -> tuple[Run, "_Active"]:
         **begun.start(),
         "role": "run",
         "mode": settings.mode,
+        "sampling_seconds": settings.sampling_seconds,
         "host": environment.host(),
         "name": name,
         "notes": settings.notes if settings.notes is not None else before.get("notes"),

@@ -54,6 +54,8 @@ class Identity:
     pid: int
     pid_created: float
     telemetry: bool
+    sampling_seconds: float | None = None
+    """How often its hardware is to be sampled, where that was said."""
 
     @classmethod
     def of(cls, start: Item) -> "Identity":
@@ -80,6 +82,7 @@ class Identity:
                 pid=int(data["pid"]),
                 pid_created=float(data["pid_created"]),
                 telemetry=bool(data.get("telemetry", True)),
+                sampling_seconds=None if data.get("sampling_seconds") is None else float(data["sampling_seconds"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the start record of the journal is not understood: {error!r}") from None

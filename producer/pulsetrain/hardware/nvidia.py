@@ -1,37 +1,28 @@
-"""Samples of NVIDIA GPUs through NVML (the package nvidia-ml-py, imported only where it is installed).
+"""NVIDIA's GPUs through NVML (the package nvidia-ml-py, imported only where it is installed).
 
-Metrics are named `gpu/<index>/<uuid>/<metric>`. A metric that a GPU does not have is asked for once. A GPU that falls
-off the bus is said once; the others go on, and it is looked for again every half minute. Calls that take long
-(the fan, about 140 µs) are made every ten seconds.
+`NvidiaSource` opens the driver, finds the GPUs and has each of them sampled on a lane of its own, so that a call that
+hangs costs one GPU its metrics and no other. It opens the driver again after a restart, and when a lost GPU stays away.
 """
 
 import importlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pulsetrain.hardware.sampler import Sample
+from pulsetrain.hardware.nvidia_events import Xids, XidWatch
+from pulsetrain.hardware.nvidia_gpu import GpuSource, Use, text
+from pulsetrain.hardware.sampler import Sample, Source
+from pulsetrain.hardware.visible_devices import Device
 
-SLOW_PERIOD = 10.0
-RETRY_PERIOD = 30.0
+REOPEN_PERIOD = 5.0
+"""Seconds between two attempts to open a driver that was restarted."""
+RENEW_PERIOD = 300.0
+"""Seconds between two openings for the sake of a GPU that is lost: NVML sees a card that was put back only then."""
+PATIENCE = 1.0
+"""Seconds that the opening waits for the calls of the other lanes to return."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Gpu:
-    """One GPU as NVML numbers them, and what is known not to work on it."""
-
-    index: int
-    uuid: str
-    handle: Any
-    unsupported: set[str] = field(default_factory=set)
-    failed: set[str] = field(default_factory=set)
-    lost_at: float | None = None
-    slow: Sample = field(default_factory=dict)
-    slow_at: float | None = None
 
 
 def open_nvml(
@@ -51,143 +42,132 @@ def open_nvml(
     return nvml
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
 class NvidiaSource:
-    """All GPUs of the machine. A run's view of them is cut out by `visible`."""
+    """Looks after the driver, once a tick. The samples themselves come from the sources that it adds, one a GPU.
+
+    `add` puts a source on a lane, `remove` takes it off by its name. The driver is opened at the first sample, on the
+    thread that samples: it may hang.
+    """
 
     name = "gpu"
 
-    def __init__(self, nvml: ModuleType | Any, report: Callable[[str], None] = logger.warning) -> None:
-        self._nvml = nvml
+    def __init__(
+        self,
+        add: Callable[[str, Source], None],
+        remove: Callable[[str], None],
+        open_driver: Callable[[], ModuleType | Any | None] = open_nvml,
+        report: Callable[[str], None] = logger.warning,
+    ) -> None:
+        self._add = add
+        self._remove = remove
+        self._open = open_driver
         self._report = report
-        self.gpus: list[Gpu] = []
+        self._nvml: ModuleType | Any | None = None
+        self._opened = False
+        self._gone = False
+        self._tried_at = 0.0
+        self._renewed_at: float | None = None
+        self._gpus: tuple[GpuSource, ...] = ()
+        self._missing: frozenset[str] = frozenset()
+        """The UUIDs of GPUs that were there once and that the driver, opened again, no longer shows."""
+        self._xids = Xids()
+        self._watch: XidWatch | None = None
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The GPUs and instances that are known now."""
+        return tuple(device for gpu in self._gpus for device in gpu.devices)
+
+    @property
+    def processes(self) -> Mapping[str, Mapping[int, Use]]:
+        """By the UUID of a device: what each process has of it, as of the last ten seconds."""
+        return {uuid: uses for gpu in self._gpus for uuid, uses in gpu.processes.items()}
+
+    def sample(self, now: float) -> Sample:
+        """Finds nothing of its own."""
+        if not self._opened:
+            self._nvml = self._open()
+            self._opened = True
+            if self._nvml is not None:
+                self._find(self._nvml)
+        elif self._nvml is not None and self._is_due(now):
+            self._open_again(self._nvml, now)
+        return {}
+
+    def stop(self) -> None:
+        """Ends the thread that waits for events."""
+        if self._watch is not None:
+            self._watch.stop(0.0)
+
+    def _is_due(self, now: float) -> bool:
+        if self._gone:
+            return now - self._tried_at >= REOPEN_PERIOD
+        if any(gpu.needs_driver for gpu in self._gpus):
+            self._gone = True
+            self._report("the NVIDIA driver was restarted or is gone; its GPUs are missing until it is back")
+            return True
+        if not self._missing and all(gpu.lost_at is None for gpu in self._gpus):
+            self._renewed_at = None
+            return False
+        if self._renewed_at is None:
+            self._renewed_at = now
+        return now - self._renewed_at >= RENEW_PERIOD
+
+    def _open_again(self, nvml: ModuleType | Any, now: float) -> None:
+        self._tried_at = self._renewed_at = now
+        away = self._missing | {gpu.device.uuid for gpu in self._gpus if gpu.lost_at is not None}
+        self._leave(nvml)
+        try:
+            nvml.nvmlInit()
+            self._find(nvml)
+        except nvml.NVMLError as error:
+            if not self._gone:
+                self._gone = True
+                self._report(f"the NVIDIA driver does not start again: {error}; its GPUs are missing until it does")
+            return
+        for gpu in self._gpus:
+            if gpu.device.uuid in away and not self._gone:
+                self._report(f"GPU {gpu.device.index} ({gpu.device.uuid}) is back")
+        if self._gone:
+            self._gone = False
+            self._report(f"the NVIDIA driver is back, with {len(self._gpus)} GPUs")
+
+    def _find(self, nvml: ModuleType | Any) -> None:
+        gpus = []
         for index in range(nvml.nvmlDeviceGetCount()):
             try:
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                self.gpus.append(Gpu(index, _text(nvml.nvmlDeviceGetUUID(handle)), handle))
+                uuid = text(nvml.nvmlDeviceGetUUID(handle))
             except nvml.NVMLError as error:
-                report(f"GPU {index} cannot be read: {error}")
-        reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-        self._reasons = reasons or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
-
-    def sample(self, now: float) -> Sample:
-        sample: Sample = {}
-        for gpu in self.gpus:
-            if gpu.lost_at is not None and not self._found_again(gpu, now):
+                self._report(f"GPU {index} cannot be read: {error}")
                 continue
-            prefix = f"gpu/{gpu.index}/{gpu.uuid}/"
-            for name, value in self._sample_one(gpu, now).items():
-                sample[prefix + name] = value
-        return sample
+            gpus.append(GpuSource(nvml, index, uuid, handle, self._xids, self._report))
+        self._missing -= {gpu.device.uuid for gpu in gpus}
+        self._gpus = tuple(gpus)
+        if gpus:
+            handles = {gpu.device.uuid: gpu.handle for gpu in gpus}
+            self._watch = XidWatch(nvml, handles, self._xids, self._report)
+        for gpu in gpus:
+            self._add(gpu.name, gpu)
 
-    def _sample_one(self, gpu: Gpu, now: float) -> Sample:
-        nvml, handle = self._nvml, gpu.handle
-        found: Sample = {}
-        self._ask(gpu, "utilization", lambda: _utilization(nvml, handle), found, now)
-        self._ask(gpu, "memory", lambda: _memory(nvml, handle), found, now)
-        self._ask(gpu, "temperature_celsius", lambda: nvml.nvmlDeviceGetTemperature(handle, 0), found, now)
-        self._ask(gpu, "power_watts", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000, found, now)
-        self._ask(gpu, "sm_clock_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM), found, now)
-        self._ask(gpu, "memory_clock_mhz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM), found, now)
-        self._ask(gpu, "throttle_reasons", lambda: self._reasons(handle), found, now)
-        if gpu.slow_at is None or now - gpu.slow_at >= SLOW_PERIOD:
-            gpu.slow_at = now
-            gpu.slow = {}
-            self._ask(gpu, "fan_percent", lambda: nvml.nvmlDeviceGetFanSpeed(handle), gpu.slow, now)
-        if gpu.lost_at is None:
-            found.update(gpu.slow)
-        return found
-
-    def _ask(self, gpu: Gpu, name: str, call: Callable[[], float | Sample], into: Sample, now: float) -> None:
-        if name in gpu.unsupported or gpu.lost_at is not None:
-            return
-        nvml = self._nvml
+    def _leave(self, nvml: ModuleType | Any) -> None:
+        """Lets go of the driver, unless a call of it hangs: NVML must not be shut down under one."""
+        returned = self._watch is None or self._watch.stop()
+        self._watch = None
+        for gpu in self._gpus:
+            self._remove(gpu.name)
+        held = [gpu for gpu in self._gpus if gpu.in_call.acquire(timeout=PATIENCE)]
         try:
-            value = call()
-        except nvml.NVMLError as error:
-            code = getattr(error, "value", None)
-            if code == nvml.NVML_ERROR_NOT_SUPPORTED:
-                gpu.unsupported.add(name)
-            elif code == nvml.NVML_ERROR_GPU_IS_LOST:
-                gpu.lost_at = now
-                self._report(f"GPU {gpu.index} ({gpu.uuid}) is lost to the driver; the others are sampled on")
-            elif name not in gpu.failed:
-                gpu.failed.add(name)
-                self._report(f"GPU {gpu.index}: {name} cannot be read: {error}")
-            return
-        if isinstance(value, dict):
-            into.update(value)
-        else:
-            into[name] = float(value)
-
-    def _found_again(self, gpu: Gpu, now: float) -> bool:
-        if gpu.lost_at is None or now - gpu.lost_at < RETRY_PERIOD:
-            return False
-        gpu.lost_at = now
-        try:
-            gpu.handle = self._nvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
-            self._nvml.nvmlDeviceGetMemoryInfo(gpu.handle)
-        except self._nvml.NVMLError:
-            return False  # still away: that it is lost has been said
-        gpu.lost_at = None
-        self._report(f"GPU {gpu.index} ({gpu.uuid}) is back")
-        return True
-
-
-class LateNvidiaSource:
-    """As `NvidiaSource`, but the driver is opened at the first sample, on the thread that samples: it may hang."""
-
-    name = "gpu"
-
-    def __init__(self, open_driver: Callable[[], ModuleType | Any | None] = open_nvml) -> None:
-        self._open = open_driver
-        self._opened = False
-        self._source: NvidiaSource | None = None
-
-    @property
-    def gpus(self) -> tuple[tuple[int, str], ...]:
-        """(index, uuid) of each GPU, as far as they are known yet."""
-        return () if self._source is None else tuple((gpu.index, gpu.uuid) for gpu in self._source.gpus)
-
-    def sample(self, now: float) -> Sample:
-        if not self._opened:
-            nvml = self._open()
-            self._opened = True
-            self._source = None if nvml is None else NvidiaSource(nvml)
-        return {} if self._source is None else self._source.sample(now)
-
-
-def _utilization(nvml: ModuleType | Any, handle: Any) -> Sample:
-    return {"utilization_percent": float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)}
-
-
-def _memory(nvml: ModuleType | Any, handle: Any) -> Sample:
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    sample = {"memory_used_bytes": float(memory.used), "memory_total_bytes": float(memory.total)}
-    if memory.total:
-        sample["memory_percent"] = 100.0 * memory.used / memory.total
-    return sample
-
-
-def visible(setting: str | None, gpus: Sequence[tuple[int, str]]) -> frozenset[int]:
-    """The indexes of the GPUs that a process with this CUDA_VISIBLE_DEVICES uses; all where it is unset.
-
-    `gpus` are (index, uuid). As CUDA does, reading stops at the first entry that names no GPU. A MIG instance does
-    not say which GPU it is part of, so with one all are kept. Numbers are taken in PCI order, which is CUDA's own only
-    with CUDA_DEVICE_ORDER=PCI_BUS_ID or where all GPUs are of one model.
-    """
-    every = frozenset(index for index, _ in gpus)
-    if setting is None:
-        return every
-    chosen: set[int] = set()
-    for entry in (part.strip() for part in setting.split(",")):
-        if entry.startswith("MIG-"):
-            return every
-        matches = [i for i, uuid in gpus if entry == str(i) or (entry.startswith("GPU-") and uuid.startswith(entry))]
-        if len(matches) != 1:
-            break
-        chosen.add(matches[0])
-    return frozenset(chosen)
+            for gpu in held:
+                if not self._gone:
+                    gpu.close()
+                gpu.needs_driver = True  # for a sample that was about to be taken
+            if returned and len(held) == len(self._gpus):
+                nvml.nvmlShutdown()
+        except nvml.NVMLError:
+            pass  # it is gone already
+        finally:
+            for gpu in held:
+                gpu.in_call.release()
+        self._missing |= {gpu.device.uuid for gpu in self._gpus}
+        self._gpus = ()

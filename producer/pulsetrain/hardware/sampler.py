@@ -13,7 +13,11 @@ from typing import Protocol
 
 Sample = dict[str, float]
 
-HANGS_AFTER = 3  # ticks missed in a row; one or two are a machine that is busy, or a driver that starts
+PATIENCE = 3.0
+"""Seconds until a round that does not come back is said to hang: a machine may be busy, or a driver start."""
+
+LONGEST_WAIT = 1.0
+"""Seconds that a tick waits for its rounds at the most, however long the period is."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +36,16 @@ class Source(Protocol):
 class Lane:
     """One thread that asks its sources one after another whenever it is told to.
 
-    A source that raises is named in the log once and asked again at the next tick: what failed may come back.
+    A source that raises is named in the log once and asked again at the next tick: what failed may come back. A round
+    that comes back after its tick is given out at the next one.
     """
 
-    def __init__(self, name: str, report: Callable[[str], None]) -> None:
+    def __init__(self, name: str, report: Callable[[str], None], patience: float = PATIENCE) -> None:
         self.name = name
         self.sources: tuple[Source, ...] = ()
         self.asking: str | None = None
         self._report = report
+        self._patience = patience
         self._failed: set[str] = set()
         self._wanted = threading.Event()
         self._done = threading.Event()
@@ -47,28 +53,32 @@ class Lane:
         self._samples: dict[str, Sample] = {}
         self._now = 0.0
         self._leaving = False
-        self._missed = 0
+        self._collected = True
+        self._hangs = False
         self._thread = threading.Thread(target=self._run, name=f"sampler-{name}", daemon=True)
         self._thread.start()
 
     def ask(self, now: float) -> None:
-        """Starts a round unless the last one has not come back."""
-        if self._done.is_set():
-            self._now = now
-            self._samples = {}
-            self._done.clear()
-            self._wanted.set()
+        """Starts a round, unless the last one has not come back or came back too late to be given out yet."""
+        if not self._done.is_set() or (not self._collected and now - self._now <= self._patience):
+            return
+        self._now = now
+        self._samples = {}
+        self._collected = False
+        self._done.clear()
+        self._wanted.set()
 
-    def collect(self, timeout: float) -> Mapping[str, Sample]:
+    def collect(self, now: float, timeout: float) -> Mapping[str, Sample]:
         """What the round gave; empty when it did not come back in time. Said once if that goes on."""
         if self._done.wait(timeout):
-            if self._missed >= HANGS_AFTER:
+            if self._hangs:
+                self._hangs = False
                 self._report(f"the {self.name} sampler answers again")
-            self._missed = 0
+            self._collected = True
             return self._samples
-        asking = self.asking
-        self._missed += asking is not None  # else the machine is so busy that the thread had no turn yet
-        if self._missed == HANGS_AFTER and asking is not None:
+        asking = self.asking  # None where the machine is so busy that the thread had no turn yet
+        if asking is not None and not self._hangs and now - self._now >= self._patience:
+            self._hangs = True
             self._report(f"the {self.name} sampler hangs in {asking}: its metrics are missing until it returns")
         return {}
 
@@ -100,7 +110,7 @@ class Lane:
 class Sampler:
     """Gives `deliver` the time and the samples by source name, once a period, on a thread of its own.
 
-    Sources may be added and removed while it runs.
+    Sources may be added and removed while it runs, by a source too, and the period may be changed.
     """
 
     def __init__(
@@ -108,18 +118,21 @@ class Sampler:
         deliver: Callable[[float, Mapping[str, Sample]], None],
         *,
         period: float = 1.0,
+        patience: float = PATIENCE,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         report: Callable[[str], None] = logger.warning,
     ) -> None:
         self._deliver = deliver
         self._period = period
+        self._patience = patience
         self._clock = clock
         self._monotonic = monotonic
         self._report = report
         self._lanes: dict[str, Lane] = {}
         self._lock = threading.Lock()
-        self._leave = threading.Event()
+        self._leaving = False
+        self._woken = threading.Event()
         self._thread: threading.Thread | None = None
         self._delivery_failed = False
 
@@ -127,14 +140,29 @@ class Sampler:
         """Has `source` asked at every tick from now on, after the others of its lane."""
         with self._lock:
             if lane not in self._lanes:
-                self._lanes[lane] = Lane(lane, self._report)
+                self._lanes[lane] = Lane(lane, self._report, self._patience)
             self._lanes[lane].sources += (source,)
 
     def remove(self, name: str) -> None:
-        """Asks the source of that name no more. An unknown name is ignored."""
+        """Asks the source of that name no more; a lane without sources ends. An unknown name is ignored."""
         with self._lock:
-            for lane in self._lanes.values():
-                lane.sources = tuple(source for source in lane.sources if source.name != name)
+            for lane in list(self._lanes.values()):
+                kept = tuple(source for source in lane.sources if source.name != name)
+                if kept != lane.sources and not kept:
+                    del self._lanes[lane.name]
+                    lane.leave()
+                lane.sources = kept
+
+    @property
+    def period(self) -> float:
+        """Seconds from tick to tick."""
+        return self._period
+
+    @period.setter
+    def period(self, seconds: float) -> None:
+        if seconds != self._period:
+            self._period = seconds
+            self._woken.set()
 
     def start(self) -> None:
         """Starts the ticking, the first tick at once."""
@@ -143,7 +171,8 @@ class Sampler:
 
     def stop(self) -> None:
         """Ends the ticking and waits for the tick in progress."""
-        self._leave.set()
+        self._leaving = True
+        self._woken.set()
         if self._thread is not None:
             self._thread.join(2 * self._period)
         with self._lock:
@@ -151,7 +180,7 @@ class Sampler:
                 lane.leave()
 
     def tick(self) -> None:
-        """Asks all lanes, waits at most half a period for them together, and gives out what came."""
+        """Asks all lanes, waits for them at most half a period or a second together, and gives out what came."""
         with self._lock:
             lanes = [lane for lane in self._lanes.values() if lane.sources]
         now = self._monotonic()
@@ -159,15 +188,21 @@ class Sampler:
         for lane in lanes:
             lane.ask(now)
         samples: dict[str, Sample] = {}
-        deadline = now + self._period / 2
+        deadline = now + min(self._period / 2, LONGEST_WAIT)
         for lane in lanes:
-            samples.update(lane.collect(max(deadline - self._monotonic(), 0.0)))
+            samples.update(lane.collect(now, max(deadline - self._monotonic(), 0.0)))
         self._deliver(at, samples)
 
     def _run(self) -> None:
+        while not self._leaving:
+            self._woken.clear()
+            self._keep_time(self._period)
+
+    def _keep_time(self, period: float) -> None:
+        """Ticks until the period is another, or it is time to leave."""
         start = self._monotonic()
         ticks = 0
-        while True:
+        while not self._leaving and self._period == period:
             try:
                 self.tick()
                 self._delivery_failed = False
@@ -175,6 +210,6 @@ class Sampler:
                 if not self._delivery_failed:
                     self._delivery_failed = True
                     self._report(f"hardware samples could not be written: {type(error).__name__}: {error}")
-            ticks = max(ticks + 1, int((self._monotonic() - start) / self._period))
-            if self._leave.wait(max(start + ticks * self._period - self._monotonic(), 0.0)):
+            ticks = max(ticks + 1, int((self._monotonic() - start) / period))
+            if self._woken.wait(max(start + ticks * period - self._monotonic(), 0.0)):
                 return
