@@ -79,6 +79,53 @@ def test_while_a_run_is_active_a_forwarder_is_looked_for_again_and_again(tmp_pat
     here.stop()
 
 
+def test_a_journal_that_a_full_disk_kept_from_being_announced_is_announced_when_there_is_room(tmp_path, monkeypatch):
+    from pulsetrain.forwarder import spawn
+
+    is_full, registered = True, []
+
+    def register(home, writer, journal, env):
+        if is_full:
+            raise OSError(28, "No space left on device")
+        registered.append((writer, journal))
+
+    monkeypatch.setattr(spawn, "ensure_running", lambda home, env: False)
+    monkeypatch.setattr(spawn, "register", register)
+    monkeypatch.setattr(link, "WATCH_SECONDS", 0.001)
+    here = link.Link(tmp_path, {}, Faults(lambda _: None))
+    here.watch()
+    here.announce("w1", tmp_path / "1")
+    here.announce("w2", tmp_path / "2")
+    is_full = False
+    wait_for(lambda: len(registered) >= 2, what="both journals")
+    here.stop()
+    here.announce("w3", tmp_path / "3")
+    assert list(dict.fromkeys(registered)) == [("w1", tmp_path / "1"), ("w2", tmp_path / "2"), ("w3", tmp_path / "3")]
+
+
+def test_a_forked_child_goes_on_announcing_its_own_journal_and_not_its_parents(tmp_path, monkeypatch):
+    from pulsetrain.forwarder import spawn
+
+    is_full, registered = True, []
+
+    def register(home, writer, journal, env):
+        if is_full:
+            raise OSError(28, "No space left on device")
+        registered.append(writer)
+
+    monkeypatch.setattr(spawn, "ensure_running", lambda home, env: False)
+    monkeypatch.setattr(spawn, "register", register)
+    monkeypatch.setattr(link, "WATCH_SECONDS", 0.001)
+    here = link.Link(tmp_path, {}, Faults(lambda _: None))
+    here._watching_pid = 1  # as of a parent, whose thread is not here
+    here._unannounced["parent's"] = (tmp_path, 1)
+    here.announce("child's", tmp_path)
+    is_full = False
+    wait_for(lambda: registered, what="the child's journal")
+    here.stop()
+    assert set(registered) == {"child's"}
+
+
 def test_trouble_with_the_forwarder_is_noted_and_training_goes_on(tmp_path, monkeypatch, capsys):
     from pulsetrain.forwarder import spawn
 

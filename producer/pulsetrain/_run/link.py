@@ -3,6 +3,7 @@
 It leaves word of a journal, keeps a forwarder running, and waits at the end for what that sends.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,21 +28,26 @@ class Link:
         self._stop = threading.Event()
         self._room: Room | None = None
         self._asked_at = 0.0
+        # By writer: journals of which no word could be left yet, as on a full disk, and the process that writes each.
+        self._unannounced: dict[str, tuple[Path, int]] = {}
+        self._watching_pid = 0
 
     def announce(self, writer: str, journal: Path) -> None:
-        """Leaves word of a journal of this process, and starts a forwarder where none runs."""
-        self._room = Room(journal.parent.parent)
-        try:
-            from pulsetrain.forwarder.spawn import register
+        """Leaves word of a journal of this process, and starts a forwarder where none runs.
 
-            register(self._home, writer, journal, self._env)
-            self._keep_running()
-        except Exception as error:  # noqa: BLE001 - the journal is written all the same, and `pulsetrain sync` sends it
-            self._faults.note("forwarder", f"the forwarder could not be started: {error!r}; nothing is lost")
+        What is not possible now, as on a full disk, is tried again every second.
+        """
+        self._room = Room(journal.parent.parent)
+        self._unannounced[writer] = (journal, os.getpid())
+        self._try_to_keep_running()
+        if writer in self._unannounced and self._watching_pid not in (0, os.getpid()):
+            self.watch()  # a forked child, in which the parent's thread does not go on
 
     def watch(self) -> None:
         """Starts a forwarder again when it has died, from a thread of its own, until `stop`."""
-        threading.Thread(target=self._watch, name="pulsetrain-watch", daemon=True).start()
+        self._stop = threading.Event()
+        self._watching_pid = os.getpid()
+        threading.Thread(target=self._watch, args=(self._stop,), name="pulsetrain-watch", daemon=True).start()
 
     def stop(self) -> None:
         """Ends the watch."""
@@ -71,6 +77,8 @@ class Link:
         from pulsetrain._run.farewell import Farewell
         from pulsetrain.forwarder.places import Place, destination
 
+        if self._unannounced:
+            self._try_to_keep_running()
         try:
             farewell = Farewell(
                 Place.of(self._home, destination(self._env)),
@@ -87,12 +95,9 @@ class Link:
                 tell(f"the forwarder cannot be asked: {error}. Nothing is lost: everything is in {journal.parent}")
             return False
 
-    def _watch(self) -> None:
-        while not self._stop.wait(WATCH_SECONDS):
-            try:
-                self._keep_running()
-            except Exception as error:  # noqa: BLE001 - as in announce()
-                self._faults.note("forwarder", f"the forwarder could not be started: {error!r}; nothing is lost")
+    def _watch(self, stop: threading.Event) -> None:
+        while not stop.wait(WATCH_SECONDS):
+            self._try_to_keep_running()
             self._tell_of_room(time.monotonic())
 
     def _tell_of_room(self, now: float) -> None:
@@ -104,7 +109,15 @@ class Link:
         if usage is not None and usage.notice:
             self._faults.note("room", usage.notice)
 
-    def _keep_running(self) -> None:
-        from pulsetrain.forwarder.spawn import ensure_running
+    def _try_to_keep_running(self) -> None:
+        """Leaves word of what nobody knows of yet, and has a forwarder run."""
+        from pulsetrain.forwarder.spawn import ensure_running, register
 
-        ensure_running(self._home, self._env)
+        try:
+            for writer, (journal, pid) in list(self._unannounced.items()):
+                if pid == os.getpid():  # a forked child knows of its parent's too
+                    register(self._home, writer, journal, self._env)
+                self._unannounced.pop(writer, None)
+            ensure_running(self._home, self._env)
+        except Exception as error:  # noqa: BLE001 - the journal is written all the same, and `pulsetrain sync` sends it
+            self._faults.note("forwarder", f"the forwarder could not be started: {error!r}; nothing is lost")
