@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pulsetrain._run import lifecycle as _lifecycle
+from pulsetrain._run.alert import AlertLevel
 from pulsetrain._run.definitions import Definition
 from pulsetrain._run.errors import ConfigError, Error, InvalidData, UsageError
 from pulsetrain._run.lifecycle import finish, init
@@ -19,6 +20,8 @@ from pulsetrain._run.run import Run
 from pulsetrain._settings import Settings
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from pulsetrain._run.config import Config
     from pulsetrain._run.summary_view import Summary
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     summary: Summary
 
 __all__ = [
+    "AlertLevel",
     "Api",
     "ConfigError",
     "Definition",
@@ -38,6 +42,7 @@ __all__ = [
     "Settings",
     "UsageError",
     "__version__",
+    "alert",
     "config",
     "define_metric",
     "finish",
@@ -54,6 +59,18 @@ def log(data: Mapping[str, Any], step: int | None = None, commit: bool | None = 
     if current is None:
         raise Error("call pulsetrain.init() before pulsetrain.log()")
     current.log(data, step, commit, sync)
+
+
+def alert(
+    title: str,
+    text: str,
+    level: str | AlertLevel | None = None,
+    wait_duration: "float | timedelta | None" = None,
+) -> None:
+    """Tells people of something, see Run.alert. Error before init()."""
+    if _lifecycle.current is None:
+        raise Error("call pulsetrain.init() before pulsetrain.alert()")
+    _lifecycle.current.alert(title, text, level, wait_duration)
 
 
 def define_metric(

@@ -24,11 +24,13 @@ from pulsetrain_schemas.resolution import Resolution
 IntArray = NDArray[np.integer[Any]]
 
 STDOUT, STDERR = 1, 2
-RUN_EVENT_KINDS = ("start", "update", "heartbeat", "finish")
+RUN_EVENT_KINDS = ("start", "update", "heartbeat", "finish", "alert")
+ALERT_STATES = ("pending", "firing", "resolved")
+SEVERITIES = ("info", "warning", "critical")
 
 _UINT32_MAX = 2**32 - 1
 # ClickHouse keeps the start of an attempt as a DateTime, 32 bits of seconds.
-_LATEST_START = 2**32 * 1_000_000 - 1
+LATEST_TIME = 2**32 * 1_000_000 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,15 @@ class Inherited(TypedDict):
     below: int
 
 
+class UserAlert(TypedDict):
+    """What run.alert() said. `level` is INFO, WARN or ERROR; for `wait_seconds` one of this title is enough."""
+
+    title: str
+    text: str
+    level: str
+    wait_seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class RunEvent:
     """Something that happened to a run. None leaves a field as it was.
@@ -159,6 +170,51 @@ class RunEvent:
     parent_step: int | None = None
     inherited: Sequence[Inherited] = field(default_factory=list)
     definitions: Mapping[str, str | None] = field(default_factory=dict)
+    alert: UserAlert | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A change of an alert's state. The changes of one alert share `alert_id` and count up in `sequence`.
+
+    `state` is one of ALERT_STATES, or "unknown" for one that a newer monitor invented; `severity` one of SEVERITIES.
+    `subject` is what of the run it is about: a metric, a rank, a GPU, a host, a rule; "" for the run itself.
+    """
+
+    project: str
+    run_id: str
+    alert_id: str
+    sequence: int
+    kind: str
+    subject: str
+    state: str
+    severity: str
+    title: str
+    text: str
+    time: int
+    started: int
+    source: str
+    step: int | None = None
+    value: float | None = None
+    rank: int | None = None
+    host: str = ""
+    gpu: str = ""
+    silenced: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A word to the processes of a run, which the forwarders of their machines pass on. `attempt`: None means any."""
+
+    project: str
+    run_id: str
+    command_id: str
+    action: str
+    time: int
+    actor: str
+    attempt: int | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,14 +249,18 @@ class DeadLetter:
     more_payloads: bytes | None = None
 
 
-Event = MetricBatch | SystemBatch | LogBatch | RunEvent | DeadLetter
-E = TypeVar("E", MetricBatch, SystemBatch, LogBatch, RunEvent, DeadLetter)
+Event = MetricBatch | SystemBatch | LogBatch | RunEvent | Alert | Command | DeadLetter
+E = TypeVar("E", MetricBatch, SystemBatch, LogBatch, RunEvent, Alert, Command, DeadLetter)
+# What no writer of a run numbers: it has no origin.
+_UNNUMBERED = (Alert, Command, DeadLetter)
 
 _SCHEMA_NAMES: Mapping[type[Event], str] = {
     MetricBatch: "metrics",
     SystemBatch: "system",
     LogBatch: "logs",
     RunEvent: "runs",
+    Alert: "alerts",
+    Command: "control",
     DeadLetter: "dead_letters",
 }
 _CODECS = {name: RecordCodec(catalog.load(name)) for name in _SCHEMA_NAMES.values()}
@@ -223,6 +283,8 @@ def message_key(event: Event) -> bytes | None:
     """The key of the event's Kafka message: the run id; the host of system samples; what a dead letter had."""
     if isinstance(event, DeadLetter):
         return event.key
+    if isinstance(event, Alert | Command):
+        return event.run_id.encode("utf-8", "replace")
     return (event.host if isinstance(event, SystemBatch) else event.origin.run_id).encode("utf-8", "replace")
 
 
@@ -234,7 +296,7 @@ def encode(event: Event, framing: Framing = SINGLE_OBJECT) -> bytes:
         _check(event)
     except _Inconsistent as error:
         raise EncodeError(f"{_title(event)}: {error}") from None
-    if not isinstance(event, DeadLetter):
+    if not isinstance(event, _UNNUMBERED):
         record.update({name: getattr(event.origin, name) for name in _ORIGIN_FIELDS})
         for name, base in _DELTA_CODED.items():
             if name in record:
@@ -259,7 +321,7 @@ def decode(payload: Payload, expected: type[E], framing: Framing = SINGLE_OBJECT
     else:
         record = _resolution(name, schema).decode(body)
     values: dict[str, Any] = {name: record[name] for name in _FIELDS[expected]}
-    if expected is not DeadLetter:
+    if expected not in _UNNUMBERED:
         for array, base in _DELTA_CODED.items():
             if array in values:
                 values[array] = _undelta(values[array], 0 if base is None else record[base])
@@ -285,6 +347,8 @@ class _Inconsistent(Exception):
 def _title(event: Event) -> str:
     if isinstance(event, DeadLetter):
         return f"the DeadLetter of {event.topic!r}"
+    if isinstance(event, Alert | Command):
+        return f"the {type(event).__name__} of run {event.run_id!r}"
     return f"the {type(event).__name__} of run {event.origin.run_id!r}"
 
 
@@ -313,15 +377,31 @@ def _check_letter(letter: DeadLetter) -> None:
         )
 
 
+def _check_alert(alert: Alert) -> None:
+    _require(alert.alert_id != "", "it has no alert_id")
+    _require(alert.sequence >= 0, "its sequence is negative")
+    _require(alert.severity in SEVERITIES, f"its severity is none of {', '.join(SEVERITIES)}")
+    _require(alert.rank is None or alert.rank >= 0, "its rank is negative")
+    _require(0 <= alert.started <= LATEST_TIME, "its start is no time of this age in microseconds")
+    _require(0 <= alert.time <= LATEST_TIME, "its time is no time of this age in microseconds")
+
+
 def _check(event: Event) -> None:
     if isinstance(event, DeadLetter):
         _check_letter(event)
+        return
+    if isinstance(event, Alert):
+        _check_alert(event)
+        return
+    if isinstance(event, Command):
+        _require(event.command_id != "" and event.action != "", "it has no command_id or no action")
+        _require(event.attempt is None or event.attempt >= 0, "its attempt is negative")
         return
     origin = event.origin
     _require(1 <= origin.first_sequence <= origin.last_sequence < 2**63, "its sequences are not first <= last, from 1")
     _require(0 <= origin.rank <= _UINT32_MAX, "its rank is out of range")
     _require(0 <= origin.attempt <= _UINT32_MAX, "its attempt is out of range")
-    _require(0 <= origin.attempt_started <= _LATEST_START, "attempt_started is no time of this age in microseconds")
+    _require(0 <= origin.attempt_started <= LATEST_TIME, "attempt_started is no time of this age in microseconds")
     if isinstance(event, RunEvent):
         _require(min(event.rows, event.points, event.texts) >= 0, "a counter is negative")
         _require(all(part["attempt"] >= 0 for part in event.inherited), "an attempt that it inherits from is negative")

@@ -2,12 +2,13 @@
 
 import json
 
+from pulsetrain._run.alert import alert_event
 from pulsetrain._run.definitions import Definition
 from pulsetrain.forwarder.acknowledgement import Counters
 from pulsetrain.forwarder.run_events import run_events
 from pulsetrain.forwarder.tail import Identity
 from pulsetrain.journal.reader import Event
-from pulsetrain_schemas.events import RunEvent, decode, encode
+from pulsetrain_schemas.events import RunEvent, UserAlert, decode, encode
 
 IDENTITY = Identity(
     project="p", run_id="child", writer="w", rank=0, attempt=1, attempt_started=1_000_000, host="h", primary=True,
@@ -44,3 +45,17 @@ def test_what_define_metric_said_is_told_by_the_name_of_the_metric():
     assert event.kind == "update"
     found = {name: Definition.of_event(json.loads(str(text))) for name, text in event.definitions.items()}
     assert found == {"loss": Definition.of_event(one), "val/*": Definition.of_event(two)}
+
+
+def test_each_alert_is_an_event_of_its_own_between_what_was_told_before_and_after():
+    said = alert_event("look", "at this", "WARN", 60)
+    found = told(("config", {"config": {"a": 1}}), ("alert", said), ("alert", said), ("update", {"name": "x"}))
+    assert [event.kind for event in found] == ["update", "alert", "alert", "update"]
+    assert [event.origin.last_sequence for event in found] == [1, 2, 3, 4]
+    assert found[1].alert == UserAlert(title="look", text="at this", level="WARN", wait_seconds=60.0)
+    assert (found[0].alert, found[3].alert) == (None, None)
+
+
+def test_an_alert_that_is_too_large_for_a_message_is_cut():
+    (event,) = told(("alert", alert_event("t" * 3_000_000, "x" * 3_000_000)))
+    assert len(encode(event)) < 4 << 20

@@ -1,5 +1,6 @@
 """Events there and back, what decode refuses, and the framings."""
 
+import copy
 import dataclasses
 import io
 from dataclasses import replace
@@ -13,6 +14,8 @@ from pulsetrain_schemas import catalog, events
 from pulsetrain_schemas.codec import RecordCodec
 from pulsetrain_schemas.columnar import DecodeError, EncodeError
 from pulsetrain_schemas.events import (
+    LATEST_TIME,
+    Alert,
     DeadLetter,
     Event,
     LogBatch,
@@ -72,7 +75,11 @@ DEAD = DeadLetter(
     more_record_times=array(1, 2, 3), more_key_lengths=array(-1, 0, 2), more_keys=b"kk",
     more_payload_lengths=array(1, -1, 0), more_payloads=b"\xc3",
 )  # fmt: skip
-ALL: tuple[Event, ...] = (METRICS, SYSTEM, LOGS, RUN, DEAD)
+ALERT = Alert(
+    "project", "run", "id", 1, "nan", "train/loss", "firing", "critical", "tïtle", "\U0001f600", STARTED, STARTED - 5,
+    "monitor", step=-7, value=float("nan"), rank=0, host="h", gpu="GPU-1", silenced=True, labels={"team": "vision"},
+)  # fmt: skip
+ALL: tuple[Event, ...] = (METRICS, SYSTEM, LOGS, RUN, DEAD, ALERT)
 
 
 def fields(event: Any) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def test_a_batch_without_rows_only_accounts_for_its_sequences():
 
 
 def test_the_key_of_a_message_is_the_run_or_the_host_of_a_sample_or_what_a_dead_letter_had():
-    assert [message_key(event) for event in ALL] == [b"run", b"node-1", b"run", b"run", b"k"]
+    assert [message_key(event) for event in ALL] == [b"run", b"node-1", b"run", b"run", b"k", b"run"]
 
 
 INCONSISTENT: list[tuple[Any, dict[str, Any], str]] = [
@@ -162,6 +169,12 @@ INCONSISTENT: list[tuple[Any, dict[str, Any], str]] = [
     (DEAD, {"more_payload_lengths": array(1, -2, 0)}, "add up"),
     (DEAD, {"more_offsets": array(1, -1, 2)}, "negative"),
     (DEAD, {"offset": -1}, "negative"),
+    (ALERT, {"alert_id": ""}, "alert_id"),
+    (ALERT, {"sequence": -1}, "sequence"),
+    (ALERT, {"severity": "bad"}, "severity"),
+    (ALERT, {"rank": -1}, "rank"),
+    (ALERT, {"started": -1}, "start is no time"),
+    (ALERT, {"time": LATEST_TIME + 1}, "time is no time"),
 ]
 
 
@@ -226,3 +239,23 @@ def test_a_message_of_another_version_of_the_schema_is_resolved(monkeypatch: pyt
     assert str(fields(decode(payload, LogBatch))) == str(fields(LOGS))
     with pytest.raises(DecodeError):
         decode(payload[:-1], LogBatch)
+
+
+def test_what_run_alert_said_comes_back():
+    said = replace(
+        RUN, kind="alert", alert={"title": "\ud55c\uad6d\uc5b4", "text": "", "level": "WARN", "wait_seconds": 1.5}
+    )
+    assert decode(encode(said), RunEvent) == said
+
+
+def test_a_state_of_an_alert_that_a_newer_monitor_invented_is_unknown(monkeypatch: pytest.MonkeyPatch):
+    document = copy.deepcopy(dict(catalog.load("alerts")))
+    state = next(field for field in document["fields"] if field["name"] == "state")
+    state["type"]["symbols"].append("acknowledged")
+    schema = catalog.Schema("alerts", document, catalog.fingerprint(document))
+    known = dict(catalog.by_fingerprint()) | {schema.fingerprint: schema}
+    monkeypatch.setattr(catalog, "by_fingerprint", lambda: known)
+    body = RecordCodec(document).encode(
+        RecordCodec(catalog.load("alerts")).decode(encode(ALERT)[10:]) | {"state": "acknowledged"}
+    )
+    assert decode(b"\xc3\x01" + schema.fingerprint + body, Alert).state == "unknown"

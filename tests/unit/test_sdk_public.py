@@ -8,8 +8,8 @@ import pulsetrain
 
 def test_the_public_names_are_these():
     assert sorted(pulsetrain.__all__) == [
-        "Api", "ConfigError", "Definition", "Error", "InvalidData", "Run", "Settings", "UsageError", "__version__",
-        "config", "define_metric", "finish", "init", "log", "run", "summary",
+        "AlertLevel", "Api", "ConfigError", "Definition", "Error", "InvalidData", "Run", "Settings", "UsageError",
+        "__version__", "alert", "config", "define_metric", "finish", "init", "log", "run", "summary",
     ]  # fmt: skip
     assert dir(pulsetrain) == sorted(pulsetrain.__all__)
     with pytest.raises(AttributeError):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pulsetrain_consumers.clickhouse import Dictionary
 from pulsetrain_consumers.writer import tables
 from pulsetrain_consumers.writer.tables import Kept
-from pulsetrain_schemas.events import LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
+from pulsetrain_schemas.events import Alert, LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
 
 STARTED = 1_700_000_000_123_456
 NAMES = ("loss", "acc", "lr", "✓")
@@ -140,3 +140,25 @@ def test_values_of_a_run_that_are_numbers_are_numbers_too() -> None:
     assert values == {"lr": 0.1, "n": 3.0, "s": None, "t": None, "big": None, "l": None, "no": None}
     (row,) = rows(found["run_events"])
     assert (row["kind"], row["tags"], row["tags_set"], row["attempt_started"]) == ("update", [], 0, STARTED)
+
+
+def test_an_alert_becomes_a_row_of_its_own() -> None:
+    bare = Alert("p", "r", "a", 0, "nan", "loss", "firing", "critical", "t", "x", STARTED + 5, STARTED, "m")
+    full = Alert(
+        "\ud55c\uad6d", "r", "a", 1, "rule", "", "resolved", "info", "t", "x", STARTED + 9, STARTED, "m", step=-3,
+        value=float("nan"), rank=2, host="h", gpu="GPU-1", silenced=True, labels={"team": "vision", "a": "b"},
+    )  # fmt: skip
+    assert tables.alert_rows(bare) == tables.kept_rows(Kept(bare), tables.alert_rows) == 1
+    found = tables.alert_tables([Kept(bare), Kept(full)])
+    assert set(found) == {"alert_events"}
+    first, second = rows(found["alert_events"])
+    assert first == {
+        "project": "p", "run_id": "r", "alert_id": "a", "sequence": 0, "kind": "nan", "subject": "loss",
+        "state": "firing", "severity": "critical", "title": "t", "text": "x", "ts": STARTED + 5, "started": STARTED,
+        "source": "m", "step": None, "value": None, "rank": None, "host": "", "gpu": "", "silenced": False,
+        "label_names": [], "label_values": [],
+    }  # fmt: skip
+    assert (second["project"], second["step"], str(second["value"]), second["rank"], second["silenced"]) == (
+        ("\ud55c\uad6d", -3, "nan", 2, True)
+    )
+    assert (second["label_names"], second["label_values"]) == (["team", "a"], ["vision", "b"])

@@ -4,8 +4,8 @@ Equal batches become equal inserts: what is left out depends on the ledger alone
 after all of its rows are safe. So a batch that is stored again after a crash either finds itself in the ledger, and
 nothing is left to store, or it is cut to the very rows of the first time, and its token counts.
 
-Dead letters have no writer with sequences, and so no ledger: the token makes them count once, and their place in their
-topic tells the rows apart.
+Alerts and dead letters have no writer with sequences, and so no ledger: the token makes them count once, and an alert's
+own number, or a letter's place in its topic, tells the rows apart.
 """
 
 import logging
@@ -25,13 +25,13 @@ from pulsetrain_consumers.writer.store import Columns, Store
 from pulsetrain_consumers.writer.tables import Kept, PlacedLetter
 from pulsetrain_schemas import events, registry
 from pulsetrain_schemas.columnar import DecodeError
-from pulsetrain_schemas.events import DeadLetter, LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
+from pulsetrain_schemas.events import Alert, DeadLetter, LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
 from pulsetrain_schemas.framing import Framing, UnknownSchema, schema_id
 from pulsetrain_schemas.topics import TOPICS
 
 log = logging.getLogger(__name__)
 
-WriterEvent = MetricBatch | SystemBatch | LogBatch | RunEvent | PlacedLetter
+WriterEvent = MetricBatch | SystemBatch | LogBatch | RunEvent | Alert | PlacedLetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ _ROUTES: Mapping[str, _Route] = {
     TOPICS["metrics"].kafka_name: _Route(MetricBatch, tables.metric_rows, tables.metric_tables),
     TOPICS["system"].kafka_name: _Route(SystemBatch, tables.system_rows, tables.system_tables),
     TOPICS["logs"].kafka_name: _Route(LogBatch, tables.log_rows, tables.log_tables),
+    TOPICS["alerts"].kafka_name: _Route(Alert, tables.alert_rows, tables.alert_tables, in_ledger=False),
     TOPICS["dead_letters"].kafka_name: _Route(DeadLetter, tables.letter_rows, tables.letter_tables, in_ledger=False),
 }
 WRITER_TOPICS = tuple(_ROUTES)

@@ -16,7 +16,7 @@ from pulsetrain_consumers.clickhouse import Dictionary
 from pulsetrain_consumers.runtime.dead_letters import separate
 from pulsetrain_consumers.writer.store import Columns
 from pulsetrain_schemas.columnar import Int64Array
-from pulsetrain_schemas.events import DeadLetter, IntArray, LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
+from pulsetrain_schemas.events import Alert, DeadLetter, IntArray, LogBatch, MetricBatch, Origin, RunEvent, SystemBatch
 
 # Whatever a letter's payload is, its beginning tells what it was; the whole is in the topic.
 LETTER_START_BYTES = 1_024
@@ -36,7 +36,7 @@ class PlacedLetter:
     offset: int
 
 
-T = TypeVar("T", MetricBatch, SystemBatch, LogBatch, RunEvent, PlacedLetter)
+T = TypeVar("T", MetricBatch, SystemBatch, LogBatch, RunEvent, Alert, PlacedLetter)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +93,11 @@ def log_rows(event: LogBatch) -> int:
 
 def run_rows(event: RunEvent) -> int:
     return 1 + sum(len(getattr(event, name)) for name in _VALUES.values())
+
+
+def alert_rows(event: Alert) -> int:
+    del event
+    return 1
 
 
 def letter_rows(event: PlacedLetter) -> int:
@@ -236,6 +241,21 @@ def run_tables(batch: Sequence[Kept[RunEvent]]) -> Mapping[str, Columns]:
     for name in ("rows", "points", "texts"):
         rows[name] = np.array([getattr(event, name) for event in events], np.int64)
     return {"run_events": rows, "run_values": _run_values(events)}
+
+
+def alert_tables(batch: Sequence[Kept[Alert]]) -> Mapping[str, Columns]:
+    """`alert_events`."""
+    alerts = [kept.event for kept in batch]
+    columns: dict[str, Any] = {
+        name: dictionary([getattr(alert, name) for alert in alerts])
+        for name in ("project", "run_id", "kind", "state", "severity", "source", "host", "gpu")
+    }
+    for name in ("alert_id", "sequence", "subject", "title", "text", "started", "step", "value", "rank", "silenced"):
+        columns[name] = [getattr(alert, name) for alert in alerts]
+    columns["ts"] = [alert.time for alert in alerts]
+    columns["label_names"] = [list(alert.labels) for alert in alerts]
+    columns["label_values"] = [list(alert.labels.values()) for alert in alerts]
+    return {"alert_events": columns}
 
 
 def letter_tables(batch: Sequence[Kept[PlacedLetter]]) -> Mapping[str, Columns]:

@@ -1,7 +1,6 @@
 """How a run begins and ends: init(), the hooks that see the program end, forks, and the wait for delivery."""
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -10,24 +9,21 @@ from typing import Any
 
 from pulsetrain import _settings
 from pulsetrain._run import beginning, environment, names
+from pulsetrain._run.active import ActiveRun, GoingBack
 from pulsetrain._run.beginning import Beginning
 from pulsetrain._run.config import as_mapping
-from pulsetrain._run.console import ConsoleCapture
-from pulsetrain._run.ending import Ending, HeldInterrupts, held_interrupts
+from pulsetrain._run.ending import Ending, held_interrupts
 from pulsetrain._run.errors import UsageError
 from pulsetrain._run.faults import Faults, tell
 from pulsetrain._run.history import History, NoHistory
+from pulsetrain._run.inbox import INBOX, Inbox
 from pulsetrain._run.link import Link
 from pulsetrain._run.run import Run
 from pulsetrain._settings import RunSettings, Settings
 from pulsetrain.journal.room import Room
 from pulsetrain.journal.writer import JournalWriter
 
-GIT_JOIN_SECONDS = 1.0
-# How long the end waits for the summary of a run that went back to be made anew.
-BACK_JOIN_SECONDS = 10.0
-
-_runs: list["_Active"] = []
+_runs: list["ActiveRun"] = []
 _lock = threading.RLock()
 current: Run | None = None
 """The run that the module's functions speak of."""
@@ -118,7 +114,7 @@ def _begin(settings: RunSettings, config: dict[str, Any]) -> Run:
             settings, run_id=settings.run_id or names.new_run_id(), name=settings.name or "dummy", attempt=0,
             resumed=False, start_time=time.time(), folder=None, history=history, on_finish=_end,
         )  # fmt: skip
-        active = _Active(run, history, None)
+        active = ActiveRun(run, history, None)
     else:
         run, active = _begin_written(settings)
     _runs.append(active)
@@ -127,7 +123,7 @@ def _begin(settings: RunSettings, config: dict[str, Any]) -> Run:
     return run
 
 
-def _begin_written(settings: RunSettings) -> tuple[Run, "_Active"]:
+def _begin_written(settings: RunSettings) -> tuple[Run, "ActiveRun"]:
     faults = Faults(_silent if settings.silent else tell)
     env = os.environ.copy()
     begun = beginning.decide(settings, faults, env)
@@ -181,15 +177,16 @@ def _begin_written(settings: RunSettings) -> tuple[Run, "_Active"]:
         link.announce(writer_id, writer.directory)
         return writer
 
-    back = _GoingBack(settings, begun)
+    back = GoingBack(settings, begun)
     history = History(
         open_writer, faults, run_id=begun.run_id, step=begun.step, first_step=begun.first_step, on_back=back.start
     )
     back.history = history
     history.open()
+    inbox = Inbox(lambda: None if history.directory is None else history.directory / INBOX, faults)
     run = Run(
         settings, run_id=begun.run_id, name=name, attempt=begun.attempt, resumed=begun.resumed, start_time=started,
-        folder=folder, history=history, on_finish=_end, start=start,
+        folder=folder, history=history, on_finish=_end, start=start, inbox=inbox,
     )  # fmt: skip
     if begun.state is not None:
         history.carry(begun.state.definitions.to_events(), begun.state.summary)
@@ -197,7 +194,7 @@ def _begin_written(settings: RunSettings) -> tuple[Run, "_Active"]:
         run.config.carry(begun.state.config)
     if not settings.quiet and not settings.silent:
         _introduce(run, folder, link, begun)
-    return run, _Active(run, history, link, back)
+    return run, ActiveRun(run, history, link, back, inbox)
 
 
 def _make_folder(settings: RunSettings, run_id: str, started: float, faults: Faults) -> Path:
@@ -235,118 +232,6 @@ def _introduce(run: Run, folder: Path, link: Link, begun: Beginning) -> None:
         tell(f"offline: `pulsetrain sync {folder}` sends it later")
 
 
-class _GoingBack:
-    """Makes the carried summary anew where the first row goes back behind the step that the attempt was to
-    begin at: without what is replaced. Beside the training, for it may mean reading much.
-    """
-
-    def __init__(self, settings: RunSettings, begun: Beginning) -> None:
-        self.history: History | None = None
-        self._settings = settings
-        self._past = begun.before
-        self._thread: threading.Thread | None = None
-
-    def start(self, step: int) -> None:
-        """The attempt begins at `step`."""
-        if self._past is not None:
-            self._thread = threading.Thread(target=self._carry, args=(step,), name="pulsetrain-carry", daemon=True)
-            self._thread.start()
-
-    def wait(self, held: HeldInterrupts) -> None:
-        """Before the run ends."""
-        if self._thread is not None:
-            held.join(self._thread, BACK_JOIN_SECONDS)
-
-    def forsake(self) -> None:
-        """In a forked child there is no such thread."""
-        self._thread = None
-
-    def _carry(self, step: int) -> None:
-        if self._past is not None and self.history is not None:
-            state = self._past.state(step)
-            self.history.event("summary", state.record(primary=self._settings.primary))
-
-
-class _Active:
-    """A run that has not finished, with what goes on in the background for it."""
-
-    def __init__(
-        self, run: Run, history: History | NoHistory, link: Link | None, back: _GoingBack | None = None
-    ) -> None:
-        self.run = run
-        self.history = history
-        self.link = link
-        self._back = back
-        self.pid = os.getpid()
-        self._console: ConsoleCapture | None = None
-        self._git: threading.Thread | None = None
-        self._ended_as = ""
-
-    def begin_watching(self) -> None:
-        """Console, git, forwarder: what needs the run to be there."""
-        if self.link is None:
-            return
-        settings = self.run.settings
-        if settings.capture_console:
-            self._console = ConsoleCapture(self._console_line)
-            self._console.start()
-        if settings.use_git:
-            self._git = threading.Thread(target=self._find_git, name="pulsetrain-git", daemon=True)
-            self._git.start()
-        self.link.watch()
-
-    def close(self, state: str, exit_code: int, held: HeldInterrupts) -> None:
-        """Writes the end down."""
-        history = self.history
-        if os.getpid() != self.pid:  # a forked child: its own journal ends, the run does not
-            data = {"state": state, "exit_code": exit_code, "time": time.time(), "dropped": history.dropped}
-            history.close("finish", data)
-            return
-        if self._console is not None:
-            self._console.stop()
-        if self._git is not None:
-            held.join(self._git, GIT_JOIN_SECONDS)
-        if self._back is not None:
-            self._back.wait(held)
-        data = {"state": state, "exit_code": exit_code, "time": time.time(), "dropped": history.dropped}
-        history.close("finish", data)
-        self._ended_as = state + (f", exit code {exit_code}" if exit_code else "")
-
-    def wait(self, held: HeldInterrupts, *, quiet: bool = False, since: float) -> None:
-        """Waits for the delivery of what was closed, for the run's `finish_timeout` from `since` (monotonic) on."""
-        if self.link is None or os.getpid() != self.pid:
-            return
-        history, settings = self.history, self.run.settings
-        quiet = quiet or settings.quiet or settings.silent
-        if history.dropped and not settings.silent:
-            tell(f"{history.dropped:,} rows of run {self.run.name} were not kept")
-        if settings.mode == "online" and history.directory is not None:
-            left = max(0.0, since + settings.finish_timeout - time.monotonic())
-            self.link.wait_delivered(
-                history.directory, history.sequence, left, quiet=quiet, is_interrupted=held.is_interrupted
-            )
-        self.link.stop()
-        if not quiet:
-            tell(f"run {self.run.name} ({self.run.id}) {self._ended_as}")
-
-    def forsake(self) -> None:
-        """In a forked child: nothing in the background goes on here, and the journal is the parent's."""
-        if self._console is not None:
-            self._console.mute()
-        self._git = None
-        if self._back is not None:
-            self._back.forsake()
-        self.run.forsake()
-
-    def _console_line(self, stream: str, line: str) -> None:
-        self.history.event("console", {"stream": stream, "line": line})
-
-    def _find_git(self) -> None:
-        known = environment.git(Path(sys.argv[0]).absolute().parent if sys.argv and sys.argv[0] else Path.cwd())
-        if known:
-            self.history.event("update", {"environment": known})
-
-
 def _end(run: Run, state: str, exit_code: int, quiet: bool) -> None:
     with held_interrupts() as held:
         active = _take_out(run)
@@ -356,7 +241,7 @@ def _end(run: Run, state: str, exit_code: int, quiet: bool) -> None:
             active.wait(held, quiet=quiet, since=since)
 
 
-def _take_out(run: Run) -> "_Active | None":
+def _take_out(run: Run) -> "ActiveRun | None":
     """The run is not among the active ones any more. None where it was not."""
     global current
     with _lock:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pulsetrain._run import names
+from pulsetrain._run.alert import AlertLevel, alert_event
 from pulsetrain._run.config import Config
 from pulsetrain._run.definitions import Definition
 from pulsetrain._run.history import History, NoHistory
@@ -14,9 +15,14 @@ from pulsetrain._run.summary_view import Summary
 from pulsetrain._run.values import clean_text
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from pulsetrain._run.inbox import AlertCallback, Inbox, SignalCallback
+    from pulsetrain._run.step_timer import StepTimer
     from pulsetrain._run.summary import SummaryFold
     from pulsetrain._settings import RunSettings
     from pulsetrain.forwarder.tail import Tail
+    from pulsetrain.integrations.torch_timing import StepWatch
 
 FINISHED, FAILED, KILLED = "finished", "failed", "killed"
 INTERRUPTED_EXIT_CODE = 255
@@ -42,6 +48,7 @@ class Run:
         history: History | NoHistory,
         on_finish: Callable[["Run", str, int, bool], None],
         start: Mapping[str, Any] | None = None,
+        inbox: "Inbox | None" = None,
     ) -> None:
         """For `lifecycle`; `folder` is None for a disabled run, `on_finish(run, state, exit_code, quiet)` ends it."""
         self.settings = settings
@@ -60,7 +67,9 @@ class Run:
         self._folder = folder
         self._history = history
         self._on_finish = on_finish
+        self._inbox = inbox
         self._finished = False
+        self._timers: list[StepTimer] = []
         self._config = Config(self._write_config, allow_val_change=settings.allow_val_change)
         self._fold_lock = threading.RLock()
         self._fold: tuple[SummaryFold, Tail] | None = None
@@ -111,6 +120,87 @@ class Run:
         definition = Definition.checked(name, step_metric, step_sync, hidden, summary, goal)
         return self._history.define(definition, overwrite=bool(overwrite))
 
+    def alert(
+        self,
+        title: str,
+        text: str,
+        level: str | AlertLevel | None = None,
+        wait_duration: "float | timedelta | None" = None,
+    ) -> None:
+        """Tells people of something: it goes where the monitor's own alerts go.
+
+        `level` is INFO, WARN or ERROR. For `wait_duration` (seconds, or a timedelta) after one alert, further ones of
+        the same title are left out.
+        """
+        self._history.event("alert", alert_event(title, text, level, wait_duration))
+
+    def on_alert(self, callback: "AlertCallback") -> "AlertCallback":
+        """Has `callback(alert)` called for each alert about this run, when it fires and when it is over.
+
+        So that a script may save a checkpoint or stop. It is called on a thread of Pulsetrain's, within about a second
+        of the alert; what it raises is said and goes no further. Works as a decorator. Offline runs hear nothing.
+        """
+        if self._inbox is not None:
+            self._inbox.on_alert(callback)
+        return callback
+
+    def on_signal(self, action: str, callback: "SignalCallback | None" = None) -> Any:
+        """Has `callback(signal)` called when somebody sends this run `action`: `pulsetrain signal RUN checkpoint`.
+
+        Also as a decorator, `@run.on_signal("checkpoint")`. On "stop" the program is interrupted as by Ctrl-C, unless
+        there is a callback for it. It is called on a thread of Pulsetrain's; what it raises goes no further.
+        """
+        if callback is None:
+            return lambda given: self.on_signal(action, given)
+        if self._inbox is not None:
+            self._inbox.on_signal(action, callback)
+        return callback
+
+    def step_timer(
+        self,
+        *,
+        examples: float | None = None,
+        tokens: float | None = None,
+        parameters: float | None = None,
+        model: Any = None,
+        layers: int | None = None,
+        hidden: int | None = None,
+        sequence_length: int | None = None,
+        peak_flops: float | str | None = "auto",
+        dtype: Any = None,
+        gpus: int = 1,
+        every: int = 1,
+    ) -> "StepTimer":
+        """A timer for the phases of training steps, see `StepTimer`: seconds by phase, rates, and MFU.
+
+        `examples` and `tokens`: of a step, in this process. MFU needs tokens, and `parameters` (without embeddings) or
+        a torch `model`; `layers`, `hidden` (width) and `sequence_length` add what attention costs. `peak_flops` is
+        that of one GPU, found by its name and `dtype` (the model's, or bfloat16; with autocast, say which) unless it
+        is given; None for no MFU. `gpus` work on this process's tokens together. With `every=N` a row is the mean of
+        N steps. Raises UsageError for what is no such number, and nothing later.
+        """
+        from pulsetrain._run.step_timer import StepTimer
+
+        timer = StepTimer(
+            self._history, examples=examples, tokens=tokens, parameters=parameters, model=model, layers=layers,
+            hidden=hidden, sequence_length=sequence_length, peak_flops=peak_flops, dtype=dtype, gpus=gpus, every=every,
+        )  # fmt: skip
+        self._timers.append(timer)
+        return timer
+
+    def watch_steps(self, model: Any, optimizer: Any, loader: Any = None, **options: Any) -> "StepWatch":
+        """Times the steps of a loop in PyTorch that stays as it is, see `pulsetrain.integrations.torch_timing`.
+
+        `model` is what the loop calls (wrapped or compiled, if so), `optimizer` one or several (the last one's step
+        ends a step), `loader` what it iterates over. Examples are the first dimension of a batch; of whole numbers in
+        two dimensions, all are tokens. `options` are those of step_timer(). `remove()` of the result takes them off.
+        """
+        from pulsetrain.integrations.torch_timing import StepWatch
+
+        optimizers = optimizer if isinstance(optimizer, list | tuple) else (optimizer,)
+        timer = self.step_timer(**{"model": model, **options})
+        return StepWatch(timer, model, optimizers, loader, faults=self._history.faults)
+
     def finish(self, exit_code: int | None = None, quiet: bool | None = None) -> None:
         """Ends the run: finished, or failed with an exit code other than 0. A second call does nothing.
 
@@ -125,6 +215,8 @@ class Run:
         if self._finished:
             return
         self._finished = True
+        for timer in self._timers:
+            timer.close()
         self._on_finish(self, state, exit_code, quiet)
 
     @property

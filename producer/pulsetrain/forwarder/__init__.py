@@ -12,6 +12,7 @@
     acknowledgement  what Kafka has confirmed, in order, and on disk
     pump             one journal's way from tail to acknowledgement
     telemetry        a journal of hardware samples for each live run
+    control          what is said to the processes from outside
     ownership        one sender a journal
     sending          what `pulsetrain sync` does
     durability       the fsync of each second

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from pulsetrain._run.summary import SummaryFold
+from pulsetrain.forwarder.control import KafkaListener
 from pulsetrain.forwarder.kafka_delivery import KafkaDelivery
 from pulsetrain.forwarder.liveness import created
 from pulsetrain.forwarder.places import Place, Registration
@@ -29,6 +30,10 @@ def compose(place: Place, env: Mapping[str, str], idle_exit: float) -> Forwarder
     def delivered() -> None:
         forwarder.delivered()
 
+    def called() -> None:
+        forwarder.called()
+
+    frames = framing(env)
     forwarder = Forwarder(
         place,
         KafkaDelivery(lambda: addresses.kafka(env), notify=delivered),
@@ -36,8 +41,9 @@ def compose(place: Place, env: Mapping[str, str], idle_exit: float) -> Forwarder
         host=socket.gethostname(),
         own=own,
         make_fold=SummaryFold,
-        framing=framing(env),
+        framing=frames,
         retention=Retention(place.directories, Policy.of(env)),
+        listener=KafkaListener(lambda: addresses.kafka(env), frames, notify=called),
         idle_exit=idle_exit,
     )
     return forwarder

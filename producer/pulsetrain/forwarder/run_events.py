@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pulsetrain.forwarder.acknowledgement import Counters
-from pulsetrain.forwarder.packing import MICROSECONDS, clipped_json
+from pulsetrain.forwarder.packing import MICROSECONDS, clipped, clipped_json
 from pulsetrain.forwarder.tail import Identity
 from pulsetrain.journal.reader import Event
-from pulsetrain_schemas.events import Inherited, RunEvent
+from pulsetrain_schemas.events import Inherited, RunEvent, UserAlert
 
-KINDS = frozenset({"start", "config", "update", "define_metric", "heartbeat", "finish"})
+KINDS = frozenset({"start", "config", "update", "define_metric", "heartbeat", "alert", "finish"})
 # Kinds of records that follow one another in one event.
 _TOGETHER = frozenset({"config", "update", "define_metric"})
 
@@ -35,11 +35,12 @@ def run_events(
 ) -> Iterator[RunEvent]:
     """The events for these records, in order; `summary` is what changed, for the event of the run's end to carry.
 
-    Records of config, definitions and updates that follow one another become one event.
+    Records of config, definitions and updates that follow one another become one event. An alert stays by itself: its
+    sequence names it, wherever a read has ended.
     """
     draft: _Draft | None = None
     for event in events:
-        if draft is not None and event.kind not in _TOGETHER:
+        if draft is not None and (event.kind not in _TOGETHER or draft.kind == "alert"):
             yield _run_event(identity, first, draft, counters)
             first, draft = draft.sequence + 1, None
         if event.kind == "finish":
@@ -52,7 +53,7 @@ def run_events(
             first = event.sequence + 1
             continue
         if draft is None:
-            kind = event.kind if event.kind in ("start", "heartbeat") else "update"
+            kind = event.kind if event.kind in ("start", "heartbeat", "alert") else "update"
             draft = _Draft(kind, event.time, event.sequence)
         draft.sequence = event.sequence
         draft.time = event.time
@@ -78,6 +79,14 @@ def killed(
 
 def _add(fields: dict[str, Any], event: Event) -> None:
     data = event.data
+    if event.kind == "alert":
+        fields["alert"] = UserAlert(
+            title=clipped(str(data.get("title", ""))),
+            text=clipped(str(data.get("text", ""))),
+            level=str(data.get("level", "INFO")),
+            wait_seconds=float(data.get("wait_seconds", 0)),
+        )
+        return
     if event.kind == "define_metric":
         definitions = fields.setdefault("definitions", {})
         definitions[str(data.get("name", ""))] = to_json(data)

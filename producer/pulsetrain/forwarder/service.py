@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from pulsetrain.forwarder.control import Deliverer, Listener
 from pulsetrain.forwarder.delivery import MAX_IN_FLIGHT_BYTES, BrokerState, Delivery
 from pulsetrain.forwarder.durability import Fsync
 from pulsetrain.forwarder.liveness import ProcessWatch
@@ -50,6 +51,8 @@ class _Writer:
     ownership: Ownership | None
     lived: bool
     """Whether its process was seen alive: then the time of its death is known."""
+    deliverer: Deliverer | None = None
+    """What is said to its process; None where that is another machine's, or logs no run."""
     ended: bool = False
     """Whether it is done with as a live run: its telemetry is detached."""
 
@@ -68,6 +71,7 @@ class Forwarder:
         make_fold: Callable[[], Fold],
         framing: Framing = SINGLE_OBJECT,
         retention: Retention | None = None,
+        listener: Listener | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         idle_exit: float,
@@ -88,6 +92,7 @@ class Forwarder:
         self._undeliverable = 0
         self._fsync = Fsync()
         self._retention = retention
+        self._listener = listener
         self._status = StatusFile(place.status, clock)
         self._scanned_at = float("-inf")
         self._scanned_change = -1
@@ -111,6 +116,10 @@ class Forwarder:
         """Called by the delivery when something was confirmed: it matters only while the loop waits for room."""
         if self._full:
             self._wake.set()
+
+    def called(self) -> None:
+        """Called by the listener when something was said to a process."""
+        self._wake.set()
 
     def run(self, *, once: bool = False, pulse: Callable[[], object] = bool) -> None:
         """Returns when it was told to stop, or when for long no process lived and nothing was left to send.
@@ -154,6 +163,7 @@ class Forwarder:
         self._pulse()
         self._hear()
         self._scan()
+        self._pass_on()
         plenty = False
         for writer in list(self._writers.values()):
             try:
@@ -179,6 +189,19 @@ class Forwarder:
             for writer in self._writers.values():
                 if writer.pump is not None:
                     writer.pump.rewind()
+
+    def _pass_on(self) -> None:
+        """What was said to runs, to their processes here."""
+        words = [] if self._listener is None else self._listener.heard()
+        for writer in self._writers.values():
+            if writer.deliverer is None or writer.ended:
+                continue
+            writer.deliverer.tick()
+            for word in words:
+                try:
+                    writer.deliverer.deliver(word)
+                except OSError as error:
+                    logger.warning("run %s was not told: %s", writer.identity.run_id, error)
 
     def _scan(self) -> None:
         """Takes over what was registered since the last look; a look is one stat unless something changed."""
@@ -222,6 +245,8 @@ class Forwarder:
         if lived and identity.role == "run" and not (pump is not None and pump.done):
             self._fsync.add(journal)
             self._attach(writer)
+            if identity.host == self._host and not identity.offline:
+                writer.deliverer = Deliverer(journal, identity)
         elif lived:
             self._fsync.add(journal)
 
@@ -368,3 +393,5 @@ class Forwarder:
         self._fsync.stop()
         if self._retention is not None:
             self._retention.stop()
+        if self._listener is not None:
+            self._listener.close()
