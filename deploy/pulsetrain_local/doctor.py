@@ -61,7 +61,7 @@ def examine(home: Home, env: Mapping[str, str]) -> list[Finding]:
         lambda: iter([_stack(home)]),
         lambda: _kafka(env),
         lambda: _clickhouse(env),
-        lambda: iter([_writer(home)]),
+        lambda: _services(home),
         lambda: _forwarders(home),
     ]
     return [finding for check in checks for finding in check()]
@@ -254,14 +254,17 @@ def _tables(env: Mapping[str, str]) -> Finding:
     return Finding("migrations", Verdict.OK, said)
 
 
-def _writer(home: Home) -> Finding:
-    entries = [entry for entry in read_json(home.supervisor).get("services", ()) if entry.get("name") == "writer"]
-    if not entries or not home.has_supervisor():
-        return Finding("writer", Verdict.UNKNOWN, "the local stack is not up, and where others run is not known here")
-    port = int(entries[0]["address"].rpartition(":")[2])
-    if says_ready(port):
-        return Finding("writer", Verdict.OK, f"ready, its metrics are at {entries[0]['address']}/metrics")
-    return Finding("writer", Verdict.PROBLEM, f"{entries[0]['state']}, not ready", f"read {home.log('writer')}")
+def _services(home: Home) -> Iterator[Finding]:
+    entries = {entry.get("name"): entry for entry in read_json(home.supervisor).get("services", ())}
+    for name in ("writer", "monitor"):
+        entry = entries.get(name)
+        if entry is None or not home.has_supervisor():
+            detail = "the local stack is not up, and where others run is not known here"
+            yield Finding(name, Verdict.UNKNOWN, detail)
+        elif says_ready(int(entry["address"].rpartition(":")[2])):
+            yield Finding(name, Verdict.OK, f"ready, its metrics are at {entry['address']}/metrics")
+        else:
+            yield Finding(name, Verdict.PROBLEM, f"{entry['state']}, not ready", f"read {home.log(name)}")
 
 
 def _forwarders(home: Home) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What a local stack consists of: Kafka, ClickHouse, the topics, the tables and the writer, in the order they need.
+"""What a local stack consists of: Kafka, ClickHouse, the topics, the tables and the services, in the order they need.
 
 `plan` decides what is to run and where, from the environment and from what was chosen before; `Supervisor` runs it.
 """
@@ -39,6 +39,7 @@ class Ports:
     controller: int
     clickhouse: int
     writer: int
+    monitor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class KafkaRuntime:
 def choose_ports(home: Home, wanted: WantedPorts) -> Ports:
     """The ports asked for, else those of the last time where they are free, else free ones. Raises PortInUse."""
     last = read_json(home.ports)
-    names = ("kafka", "controller", "clickhouse", "writer")
+    names = ("kafka", "controller", "clickhouse", "writer", "monitor")
     chosen: dict[str, int] = {}
     for name in names:
         asked = getattr(wanted, name, None)
@@ -127,16 +128,23 @@ def plan(home: Home, ports: Ports, runtime: KafkaRuntime | None, env: Mapping[st
     child_env = {**child_env, **reach}
     topics = _task(home, "topics", [], child_env, after="kafka")
     migrations = _task(home, "migrate", [], child_env, after="clickhouse")
-    writer = Program(
-        name="writer",
-        command=lambda: pulsetrain_command("consumer", "writer", "--metrics-port", str(ports.writer)),
-        environment=child_env,
-        log=home.log("writer"),
-        ready=lambda: says_ready(ports.writer),
-        address=f"http://{HOST}:{ports.writer}",
+    consumers = [
+        _consumer(home, name, port, child_env) for name, port in (("writer", ports.writer), ("monitor", ports.monitor))
+    ]
+    return Plan((*services, topics, migrations, *consumers), tuple(given), reach)
+
+
+def _consumer(home: Home, name: str, port: int, environment: Mapping[str, str]) -> Program:
+    """A service that reads Kafka and shows its metrics and health at `port`."""
+    return Program(
+        name=name,
+        command=lambda: pulsetrain_command("consumer", name, "--metrics-port", str(port)),
+        environment=environment,
+        log=home.log(name),
+        ready=lambda: says_ready(port),
+        address=f"http://{HOST}:{port}",
         after=frozenset({"topics", "migrate"}),
     )
-    return Plan((*services, topics, migrations, writer), tuple(given), reach)
 
 
 def _clickhouse_command(home: Home, port: int, binary: Path | None, password: str) -> Callable[[], list[str]]:

@@ -108,6 +108,22 @@ def test_the_latest_attempt_counts_where_a_run_went_back(api: Api):
     assert len(run.history(all_attempts=True)["loss"]) == 17
 
 
+def test_the_hardware_is_read_under_wandbs_keys_in_its_units_or_by_the_names_of_the_table(api: Api):
+    run = api.run(f"{HOSTILE}/{HOSTILE}")
+    whole = run.history(stream="system")
+    assert "_step" not in whole
+    assert len(set(map(len, whole.values()))) == 1
+    keys = [key for key in whole if not key.startswith("_")]
+    assert keys
+    for key in keys:
+        assert key.startswith("system.")
+        one = run.history([key, "system.nothing"], stream="system")
+        there = ~np.isnan(whole[key])
+        assert np.array_equal(one[key][~np.isnan(one[key])], whole[key][there])
+        assert np.isnan(one["system.nothing"]).all()
+    assert len(run.history(stream="system", samples=2)["_timestamp"]) == 2
+
+
 def test_runs_are_filtered_and_ordered(api: Api):
     assert [run.id for run in api.runs("twice", order="-lr")] == ["resumed", "other"]
     assert [run.id for run in api.runs("twice", {"config.lr": {"$lt": 0.2}})] == ["other"]

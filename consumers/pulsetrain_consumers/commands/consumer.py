@@ -7,12 +7,17 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar
 
 import click
 
 from pulsetrain_schemas import addresses
+
+F = TypeVar("F", bound=Callable[..., None])
 
 
 @click.group()
@@ -20,15 +25,36 @@ def consumer() -> None:
     """Run a service that reads the topics."""
 
 
+def _service_options(session: str) -> Callable[[F], F]:
+    """The options that all services have; `session` is what of the group is missed after the session timeout."""
+    options = (
+        click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Where the metrics are served."),
+        click.option(
+            "--metrics-port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 for a free port."
+        ),
+        click.option(
+            "--port-file", type=click.Path(path_type=Path, dir_okay=False), help="Write the metrics' port to this file."
+        ),
+        click.option(
+            "--session-timeout",
+            type=click.FloatRange(6, 300),
+            default=10,
+            show_default=True,
+            help=f"Seconds after which the group misses {session} whose machine died.",
+        ),
+        click.option("--log-json", is_flag=True, help="Log one JSON object a line."),
+    )
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 @consumer.command()
 @click.option("--group", default="pulsetrain-writer", show_default=True, help="The consumer group.")
-@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Where the metrics are served.")
-@click.option(
-    "--metrics-port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Its port; 0 for a free one."
-)
-@click.option(
-    "--port-file", type=click.Path(path_type=Path, dir_okay=False), help="Write the port of the metrics to this file."
-)
 @click.option(
     "--max-age",
     type=click.FloatRange(0, 60),
@@ -36,32 +62,113 @@ def consumer() -> None:
     show_default=True,
     help="Seconds that a message waits at most for others to be stored with it.",
 )
-@click.option(
-    "--session-timeout",
-    type=click.FloatRange(6, 300),
-    default=10,
-    show_default=True,
-    help="Seconds after which the group misses a writer whose machine died.",
-)
-@click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
-def writer(
-    group: str,
-    metrics_host: str,
-    metrics_port: int,
-    port_file: Path | None,
-    max_age: float,
-    session_timeout: float,
-    log_json: bool,
-) -> None:
+@_service_options("a writer")
+def writer(group: str, max_age: float, **given: Any) -> None:
     """Store what is logged in ClickHouse. Several may run, they share the partitions. SIGTERM ends it in order."""
+    from pulsetrain_consumers.writer import service
+
+    def start(common: dict[str, Any], process: _Process) -> None:
+        options = service.WriterOptions(group=group, max_age=max_age, **common)
+        service.run(options, process.stopping, process.listening, process.ready)
+
+    _run("writer", f"group {group}, storing in", given, start)
+
+
+@consumer.command()
+@click.option("--group", default="pulsetrain-monitor", show_default=True, help="The consumer group.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Says where alerts are sent. Default: monitor.yaml in PULSETRAIN_HOME, where there is one.",
+)
+@_service_options("a monitor")
+def monitor(group: str, config: Path | None, **given: Any) -> None:
+    """Watch what is logged, and raise alerts. Several may run: one works, the others wait to take its place."""
+    from pulsetrain_consumers.monitor import configuration, service
+
+    path = config or addresses.home(os.environ) / configuration.FILE_NAME
+    routes = configuration.read(path) if config is not None or path.exists() else []
+    grafana = addresses.environment("GRAFANA", os.environ)
+    if grafana:
+        routes.append(configuration.grafana(grafana))
+
+    def start(common: dict[str, Any], process: _Process) -> None:
+        options = service.MonitorOptions(group=group, routes=routes, **common)
+        service.run(options, process.stopping, process.listening, process.ready)
+
+    _run("monitor", f"group {group}, remembering in", given, start)
+
+
+@consumer.command()
+@click.option("--group", default="pulsetrain-aggregator", show_default=True, help="The consumer group.")
+@click.option(
+    "--writers", default="pulsetrain-writer", show_default=True, help="The group that stores what is aggregated."
+)
+@click.option(
+    "--max-age",
+    type=click.FloatRange(0, 600),
+    default=20,
+    show_default=True,
+    help="Seconds that a change waits at most for others: the longer, the less is read twice.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 64), default=2, show_default=True, help="Of ClickHouse, for a statement."
+)
+@click.option(
+    "--backfill",
+    is_flag=True,
+    help="Compute the aggregates of all that is stored, and end.",
+)
+@_service_options("an aggregator")
+def aggregator(group: str, writers: str, max_age: float, threads: int, backfill: bool, **given: Any) -> None:
+    """Sum up what is stored: by buckets of steps, across ranks, by time. Several may run, they share the partitions."""
+    if backfill:
+        _backfill(threads, given["log_json"])
+        return
+    from pulsetrain_consumers.aggregator import service
+
+    def start(common: dict[str, Any], process: _Process) -> None:
+        options = service.AggregatorOptions(group=group, writers=writers, max_age=max_age, threads=threads, **common)
+        service.run(options, process.stopping, process.listening, process.ready)
+
+    _run("aggregator", f"group {group}, summing up in", given, start)
+
+
+def _backfill(threads: int, log_json: bool) -> None:
+    """Computes all aggregates from the tables."""
     _configure_logging(log_json)
+    from pulsetrain_consumers.aggregator.backfill import backfill
+    from pulsetrain_consumers.clickhouse import ClickHouseError, connect
+
+    try:
+        address = addresses.clickhouse(os.environ)
+        if address is None:
+            raise click.ClickException("no local stack is up and PULSETRAIN_CLICKHOUSE is not set: run `pulsetrain up`")
+        with connect(address, timeout=3600.0, client_name="pulsetrain-backfill") as client:
+            runs, hosts = backfill(client, time.time, threads)
+    except (addresses.AddressError, ClickHouseError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"the aggregates of {runs} runs and {hosts} hosts are computed")
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What a service asks and tells while it runs."""
+
+    stopping: Callable[[], bool]
+    listening: Callable[[int], None]
+    ready: Callable[[], None]
+
+
+def _run(name: str, does: str, given: Mapping[str, Any], start: Callable[[dict[str, Any], _Process], None]) -> None:
+    """Runs a service in this process until a signal ends it."""
+    _configure_logging(given["log_json"])
     stop = threading.Event()
     _stop_on_signals(stop)
 
-    from pulsetrain_consumers.writer import service
     from pulsetrain_schemas.published import framing
 
-    log = logging.getLogger("pulsetrain.writer")
+    log = logging.getLogger(f"pulsetrain.{name}")
     try:
         kafka, clickhouse = addresses.kafka(os.environ), addresses.clickhouse(os.environ)
     except addresses.AddressError as error:
@@ -69,32 +176,28 @@ def writer(
     if kafka is None or clickhouse is None:
         missing = "PULSETRAIN_KAFKA" if kafka is None else "PULSETRAIN_CLICKHOUSE"
         raise click.ClickException(f"no local stack is up and {missing} is not set: run `pulsetrain up`, or set it")
-    options = service.WriterOptions(
-        kafka=kafka,
-        clickhouse=clickhouse,
-        home=addresses.home(os.environ),
-        group=group,
-        metrics_host=metrics_host,
-        metrics_port=metrics_port,
-        max_age=max_age,
-        session_timeout=session_timeout,
-        framing=framing(),
-    )
+    host, port_file = given["metrics_host"], given["port_file"]
 
     def listening(port: int) -> None:
-        log.info("metrics at http://%s:%d/metrics", metrics_host, port)
+        log.info("metrics at http://%s:%d/metrics", host, port)
         if port_file is not None:
             written = port_file.with_name(port_file.name + ".part")
             written.write_text(f"{port}\n")
             written.replace(port_file)
 
-    def ready() -> None:
-        log.info("ready: group %s, storing in %s", group, clickhouse)
-
+    common = {
+        "kafka": kafka,
+        "clickhouse": clickhouse,
+        "home": addresses.home(os.environ),
+        "metrics_host": host,
+        "metrics_port": given["metrics_port"],
+        "session_timeout": given["session_timeout"],
+        "framing": framing(),
+    }
     try:
-        service.run(options, stop.is_set, listening, ready)
+        start(common, _Process(stop.is_set, listening, lambda: log.info("ready: %s %s", does, clickhouse)))
     except OSError as error:
-        where = f"{metrics_host}:{metrics_port}"
+        where = f"{host}:{given['metrics_port']}"
         raise click.ClickException(f"the metrics cannot be served at {where}: {error.strerror or error}") from error
     log.info("stopped")
 

@@ -19,6 +19,7 @@ from pulsetrain_consumers.reading.model import Curve
 def show(run: str, as_json: bool, lines: int, wanted: str | None) -> None:
     """Show RUN (an id, a name, or project/id): config, summary, curves, hardware, console and loss account."""
     from pulsetrain_consumers.reading import curves, lineage, terminal
+    from pulsetrain_consumers.reading.alerts import list_alerts
     from pulsetrain_consumers.reading.database import Database, locate
     from pulsetrain_consumers.reading.runs import accounts, console_tail, find_run
 
@@ -32,6 +33,7 @@ def show(run: str, as_json: bool, lines: int, wanted: str | None) -> None:
             console=console_tail(database, [record.key], lines).get(record.key, []) if lines else [],
             accounts=accounts(database, record.project, [record.run_id]),
             attempts=lineage.attempts(database, [record.key]).get(record.key, []),
+            alerts=list_alerts(database, [record.key]),
         )
     if as_json:
         click.echo(terminal.run_as_json(shown))

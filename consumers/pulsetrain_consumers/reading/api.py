@@ -12,6 +12,7 @@ from pulsetrain_consumers.reading.database import Database, Result, locate
 from pulsetrain_consumers.reading.history import History, history
 from pulsetrain_consumers.reading.model import Attempt, ConsoleLine, RunRecord, WriterAccount
 from pulsetrain_consumers.reading.selection import conditions, select
+from pulsetrain_consumers.reading.system_history import system_history
 
 
 class Run:
@@ -92,14 +93,22 @@ class Run:
         return lineage.attempts(self._database, [self.record.key]).get(self.record.key, [])
 
     def history(
-        self, keys: Sequence[str] | None = None, samples: int | None = None, *, all_attempts: bool = False
+        self,
+        keys: Sequence[str] | None = None,
+        samples: int | None = None,
+        *,
+        stream: str = "default",
+        all_attempts: bool = False,
     ) -> History:
         """The run's metrics as columns, every point of them; with `samples`, at most so many rows of means.
 
         `run.history(["loss"]).to_pandas()` is a DataFrame. Where a resumed run went back to an earlier step, the latest
         attempt counts, and a fork begins with its parent's points; with `all_attempts`, all that the run logged itself
-        counts, and nothing else.
+        counts, and nothing else. With stream="system" it is the hardware, by time and not by step, under W&B's keys
+        (`system.gpu.0.gpu`) where it has one.
         """
+        if stream in ("system", "events"):
+            return system_history(self._database, self.record.key, keys, samples)
         return history(self._database, self.record.key, keys, samples, all_attempts=all_attempts)
 
     def console(self, lines: int = 1_000) -> list[ConsoleLine]:

@@ -36,7 +36,8 @@ ORDER BY metric, rank, step, writer, sequence
 class History(Mapping[str, NDArray[Any]]):
     """Columns of equal length by name: `_rank`, `_step`, `_timestamp` (seconds since the epoch), then the metrics.
 
-    A metric is NaN in the rows that it was not logged in. Rows are in the order of rank and step.
+    What the hardware did has no `_step`. A metric is NaN in the rows that it was not logged in. Rows are in the order
+    of rank and step.
     """
 
     def __init__(self, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -52,7 +53,7 @@ class History(Mapping[str, NDArray[Any]]):
         return len(self._columns)
 
     def __repr__(self) -> str:
-        return f"History({len(self['_step'])} rows: {', '.join(self)})"
+        return f"History({len(self['_timestamp'])} rows: {', '.join(self)})"
 
     def to_pandas(self) -> pd.DataFrame:
         """The same as a pandas DataFrame."""
@@ -124,12 +125,12 @@ def pivot(points: Mapping[str, NDArray[Any]], metrics: Sequence[str] | None = No
 
 def thin(columns: Mapping[str, NDArray[Any]], samples: int) -> dict[str, NDArray[Any]]:
     """At most `samples` rows: each the mean over an equal share of the rows, at the step and time of the first."""
-    rows = len(columns["_step"])
+    rows = len(columns["_timestamp"])
     if rows <= samples:
         return dict(columns)
     group = np.arange(rows) * samples // rows
     first = np.searchsorted(group, np.arange(samples))
-    thinned = {name: columns[name][first] for name in INDEX}
+    thinned = {name: columns[name][first] for name in INDEX if name in columns}
     for name in columns:
         if name not in INDEX:
             there = ~np.isnan(columns[name])

@@ -148,3 +148,29 @@ class WriterAccount:
     def missing(self) -> int:
         """Points and texts that were produced and are not stored (yet)."""
         return max(0, self.produced_points - self.stored_points) + max(0, self.produced_texts - self.stored_texts)
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRecord:
+    """An alert as it is now. `fired` is None for one that was never more than pending, `resolved` while it goes on."""
+
+    project: str
+    run_id: str
+    alert_id: str
+    kind: str
+    subject: str
+    state: str
+    severity: str
+    title: str
+    text: str
+    started: datetime
+    fired: datetime | None
+    resolved: datetime | None
+    source: str
+    step: int | None
+    value: float | None
+    rank: int | None
+    host: str
+    gpu: str
+    silenced: bool
+    labels: Mapping[str, str]

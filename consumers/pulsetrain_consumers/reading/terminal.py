@@ -17,13 +17,23 @@ from rich.text import Text
 from pulsetrain_consumers.reading import lineage
 from pulsetrain_consumers.reading.formats.base import as_json, as_text
 from pulsetrain_consumers.reading.formats.table import harmless
-from pulsetrain_consumers.reading.model import Attempt, ConsoleLine, Curve, RunKey, RunRecord, Telemetry, WriterAccount
+from pulsetrain_consumers.reading.model import (
+    AlertRecord,
+    Attempt,
+    ConsoleLine,
+    Curve,
+    RunKey,
+    RunRecord,
+    Telemetry,
+    WriterAccount,
+)
 from pulsetrain_consumers.reading.selection import ABSENT, look_up
 from pulsetrain_consumers.reading.sparkline import sparkline
 
 CURVE_BUCKETS = 400
 _PLAIN_WIDTH = 200
 _SHOWN_COLUMNS = 5
+_SEVERITY_STYLES = {"info": "", "warning": "yellow", "critical": "red"}
 _STATE_STYLES = {"running": "cyan", "finished": "green", "failed": "red", "crashed": "red", "killed": "red"}
 
 
@@ -37,6 +47,7 @@ class RunView:
     console: Sequence[ConsoleLine]
     accounts: Sequence[WriterAccount]
     attempts: Sequence[Attempt] = ()
+    alerts: Sequence[AlertRecord] = ()
 
 
 def print_runs(
@@ -98,6 +109,8 @@ def print_run(view: RunView, out: TextIO) -> None:
     for title, values in (("Config", record.config), ("Summary", record.summary)):
         if values:
             _section(console, title, _pairs({key: _short(value) for key, value in sorted(values.items())}))
+    if view.alerts:
+        _section(console, "Alerts", _alerts(view.alerts, with_run=False))
     if view.curves:
         _section(console, "Curves", _curves(view.curves))
     if view.telemetry:
@@ -106,6 +119,19 @@ def print_run(view: RunView, out: TextIO) -> None:
         lines = [Text(harmless(line.line), style="red" if line.stream == "stderr" else "") for line in view.console]
         _section(console, "Console", Group(*lines))
     _section(console, "Loss account", account_text(view.accounts))
+
+
+def print_alerts(alerts: Sequence[AlertRecord], out: TextIO) -> None:
+    """The table of alerts."""
+    if not alerts:
+        out.write("no alerts\n")
+        return
+    _console(out).print(_alerts(alerts, with_run=True))
+
+
+def alerts_as_json(alerts: Sequence[AlertRecord]) -> str:
+    """An array of objects."""
+    return _dump([asdict(alert) for alert in alerts])
 
 
 def account_text(accounts: Sequence[WriterAccount]) -> Text:
@@ -159,6 +185,7 @@ def run_as_json(view: RunView) -> str:
             "console": [
                 {"time": as_text(line.time), "stream": line.stream, "line": line.line} for line in view.console
             ],
+            "alerts": [asdict(alert) for alert in view.alerts],
             "attempts": [asdict(attempt) for attempt in view.attempts],
             "account": [asdict(account) | {"missing": account.missing} for account in view.accounts],
         }
@@ -191,6 +218,25 @@ def _telemetry_facts(series: Telemetry) -> dict[str, float]:
         return {}
     mean = float(np.average(np.nan_to_num(series.means), weights=series.counts * ~np.isnan(series.means)))
     return {"min": float(np.nanmin(series.lows)), "mean": mean, "max": float(np.nanmax(series.highs))}
+
+
+def _alerts(alerts: Sequence[AlertRecord], *, with_run: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for name in (*(("run",) if with_run else ()), "since", "state", "step", "alert"):
+        table.add_column(name, overflow="fold", justify="right" if name == "step" else "left", no_wrap=name == "since")
+    for alert in alerts:
+        style = _SEVERITY_STYLES.get(alert.severity, "")
+        state = alert.state
+        if alert.resolved is not None:
+            state = f"{state} after {duration((alert.resolved - alert.started).total_seconds())}"
+        table.add_row(
+            *((Text(harmless(f"{alert.project}/{alert.run_id}"), style="dim"),) if with_run else ()),
+            Text(alert.started.astimezone().strftime("%Y-%m-%d %H:%M:%S")),
+            Text(harmless(state), style=style if alert.state == "firing" else "dim"),
+            Text("" if alert.step is None else f"{alert.step:,}"),
+            Text.assemble((harmless(alert.title), style), "\n" if alert.text else "", (harmless(alert.text), "dim")),
+        )
+    return table
 
 
 def _curves(curves: Sequence[Curve]) -> Table:

@@ -1,0 +1,72 @@
+"""How often a process logs, and how long a silence of it is normal."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pulsetrain_consumers.monitor.detectors.robust import median
+
+SAMPLED = 16
+
+
+@dataclass(slots=True)
+class Pace:
+    """The gaps between the rows of one writer, by its own clock: the usual gap, and the long ones that come again.
+
+    `patience` is how long nothing may come before it is no longer normal: `times` usual gaps, but two minutes at least,
+    and fewer gaps for who logs rarely (three, once a gap is longer than three minutes); one and a half of the longest
+    gap seen, for evaluations and checkpoints recur. Before `warm_up` rows came, half an hour: compilation, loading of
+    data. NVRx waits 1,800 s for a first heartbeat and 300 s for later ones; 5 to 30 minutes are the usual timeouts of
+    hangs.
+    """
+
+    times: float = 20.0
+    least: float = 150.0
+    first: float = 1800.0
+    warm_up: int = 12
+    gaps: list[float] = field(init=False, default_factory=list)
+    long: list[float] = field(init=False, default_factory=list)
+    usual: float = field(init=False, default=0.0)
+    rows: int = field(init=False, default=0)
+    stale: int = field(init=False, default=0)
+
+    def observe(self, gaps: NDArray[np.float64]) -> None:
+        """Takes gaps in seconds, in order; negative ones (another writer of the same rank, an odd clock) are left
+        out.
+        """
+        count = len(gaps)
+        if not count:
+            return
+        if count > SAMPLED:
+            longest = float(gaps.max())
+            found = gaps[:: count // SAMPLED + 1].tolist()
+        else:
+            found = gaps.tolist()
+            longest = max(found)
+        self.rows += count
+        self.gaps += [gap for gap in found if gap >= 0]
+        self.stale += len(found)
+        if (self.stale >= SAMPLED or self.rows <= 64) and self.gaps:
+            del self.gaps[:-64]
+            self.usual, self.stale = median(self.gaps), 0
+        if self.rows >= self.warm_up and longest > max(5.0, 5 * self.usual):
+            self.long.append(longest)
+            if len(self.long) > 16:
+                self.long.remove(min(self.long))
+
+    def patience(self, working: bool | None) -> float:
+        """Seconds of silence that are normal; `working` says whether its hardware looks busy, None where that is
+        unknown.
+
+        A first evaluation cannot be known by its length, so who is at work has half an hour.
+        """
+        if self.rows < self.warm_up:
+            # It may log once an hour. Where its hardware is busy, or cannot be seen, there is more time to find out.
+            return max(self.first, 3 * self.usual) * {True: 8, None: 4, False: 1}[working]
+        patience = max(self.least, 3 * self.usual, min(self.times * self.usual, 600.0))
+        if self.long:
+            patience = max(patience, 1.5 * max(self.long) + 20.0)
+        if working is None:
+            return max(patience, 300.0)
+        return max(patience, self.first) if working else patience

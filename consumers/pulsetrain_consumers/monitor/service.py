@@ -1,0 +1,135 @@
+"""The monitor as a service: its parts put together, from addresses to a loop that runs until it is told to stop.
+
+Several may run, and one works: the one that has the first partition of the topic of alerts in their consumer group. The
+others wait to take its place.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pulsetrain_consumers.clickhouse import connect
+from pulsetrain_consumers.monitor.monitor import ALERT_TOPIC, MONITOR_TOPICS, Monitor
+from pulsetrain_consumers.monitor.notifications import Notifications, Route
+from pulsetrain_consumers.monitor.place import Place
+from pulsetrain_consumers.monitor.state import ClickHouseState
+from pulsetrain_consumers.monitor.telemetry import MonitorTelemetry
+from pulsetrain_consumers.runtime.broker import Clock, SystemClock
+from pulsetrain_consumers.runtime.follower import KafkaFollower
+from pulsetrain_consumers.runtime.health import Health
+from pulsetrain_consumers.runtime.http import LOOPBACK, ServiceServer
+from pulsetrain_consumers.runtime.kafka import KafkaGroupConsumer, KafkaPublisher
+from pulsetrain_consumers.runtime.membership import Membership
+from pulsetrain_consumers.runtime.roster import Roster, directory
+from pulsetrain_schemas.addresses import ClickHouseAddress, KafkaAddress
+from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing
+
+log = logging.getLogger(__name__)
+
+GROUP = "pulsetrain-monitor"
+_IDLE_SECONDS = 0.2
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorOptions:
+    """How a monitor runs. Under `home` the members of its group on this machine are written down."""
+
+    kafka: KafkaAddress
+    clickhouse: ClickHouseAddress
+    home: Path
+    group: str = GROUP
+    metrics_host: str = LOOPBACK
+    metrics_port: int = 0
+    session_timeout: float = 10.0
+    framing: Framing = field(default=SINGLE_OBJECT)
+    routes: Sequence[Route] = ()
+
+
+def run(
+    options: MonitorOptions,
+    stopping: Callable[[], bool],
+    listening: Callable[[int], None],
+    ready: Callable[[], None],
+) -> None:
+    """Runs a monitor until `stopping`; `listening` is told the port of the metrics, `ready` when it works or waits to.
+
+    Raises OSError where the port of the metrics is taken.
+    """
+    clock: Clock = SystemClock()
+    telemetry, health = MonitorTelemetry(), Health(clock)
+    with ServiceServer(health, telemetry.registry, options.metrics_host, options.metrics_port) as server:
+        listening(server.port)
+        _watch(options, clock, telemetry, health, stopping, ready)
+
+
+def _watch(
+    options: MonitorOptions,
+    clock: Clock,
+    telemetry: MonitorTelemetry,
+    health: Health,
+    stopping: Callable[[], bool],
+    ready: Callable[[], None],
+) -> None:
+    roster = Roster(directory(options.home, options.group, str(options.kafka)))
+    member = KafkaGroupConsumer(
+        options.kafka,
+        options.group,
+        (ALERT_TOPIC,),
+        clock,
+        membership=Membership(options.kafka, options.group, roster),
+        session_timeout=options.session_timeout,
+    )
+    notifications = Notifications(options.routes, clock=clock, random=random.Random(), telemetry=telemetry)
+    place = Place(member, notifications, options.framing)
+    told = False
+    with ExitStack() as resources:
+        monitor: Monitor | None = None
+        while not stopping():
+            has_place = place.poll(0.0 if monitor is not None else _IDLE_SECONDS)
+            if has_place and monitor is None:
+                log.info("this monitor watches")
+                monitor = _monitor(options, clock, telemetry, health, resources)
+            elif not has_place and monitor is not None:
+                log.info("another monitor watches, this one waits")
+                resources.close()
+                monitor = None
+            if monitor is not None:
+                monitor.tick(_POLL_SECONDS)
+            else:
+                health.tick()
+                health.problem("start", member.problem())
+            if not told and health.ready()[0]:
+                told = True
+                ready()
+        if monitor is not None:
+            monitor.finish()
+    place.close()
+
+
+def _monitor(
+    options: MonitorOptions, clock: Clock, telemetry: MonitorTelemetry, health: Health, resources: ExitStack
+) -> Monitor:
+    """A monitor that begins; what it holds open is freed with `resources`."""
+    follower = KafkaFollower(options.kafka, MONITOR_TOPICS, "pulsetrain-monitor")
+    resources.callback(follower.close)
+    alerts = KafkaFollower(options.kafka, (ALERT_TOPIC,), "pulsetrain-monitor-alerts")
+    resources.callback(alerts.close)
+    publisher = KafkaPublisher(options.kafka)
+    resources.callback(publisher.close)
+    client = resources.enter_context(connect(options.clickhouse, client_name="pulsetrain-monitor"))
+    return Monitor(
+        follower,
+        alerts,
+        publisher,
+        ClickHouseState(client, options.group),
+        options.framing,
+        source=options.group,
+        clock=clock,
+        random=random.Random(),
+        telemetry=telemetry,
+        health=health,
+    )

@@ -1,0 +1,1 @@
+"""Where alerts go. A sink sends one change of an alert to one place; when, and how often, `notifications` decides."""

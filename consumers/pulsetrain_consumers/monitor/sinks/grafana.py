@@ -1,0 +1,61 @@
+"""Alerts as annotations of Grafana: marks, with run and kind as tags, that dashboards show."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import requests
+from grafana_api.grafana_api import GrafanaClientError, GrafanaException
+from grafana_api.grafana_face import GrafanaFace
+
+from pulsetrain_consumers.monitor.sinks.formats import headline
+from pulsetrain_consumers.monitor.sinks.sink import SinkRefused, SinkUnavailable
+from pulsetrain_schemas.events import Alert
+
+TAG = "pulsetrain"
+
+
+class Grafana:
+    """Grafana at an address: http://USER:PASSWORD@HOST:3000, or http://TOKEN@HOST:3000 for a service account.
+
+    Raises ValueError for an address that is none.
+    """
+
+    name = "grafana"
+
+    def __init__(self, address: str) -> None:
+        url = urlsplit(address)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("it is http://TOKEN@HOST:3000 or http://USER:PASSWORD@HOST:3000")
+        auth: Any = unquote(url.username or "")
+        if url.password:
+            auth = (auth, unquote(url.password))
+        prefix = url.path.strip("/")
+        self._host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+        self._face = GrafanaFace(
+            auth=auth,
+            host=self._host,
+            port=url.port,
+            protocol=url.scheme,
+            url_path_prefix=f"{prefix}/" if prefix else "",
+        )
+
+    def send(self, alert: Alert) -> None:
+        about = {"project": alert.project, "run": alert.run_id, "kind": alert.kind}
+        tags = [TAG, *(f"{name}:{value}" for name, value in about.items()), alert.severity, alert.state]
+        if alert.step is not None:
+            tags.append(f"step:{alert.step}")
+        moment = (alert.started if alert.state == "firing" else alert.time) // 1_000
+        try:
+            answer = self._face.annotations.add_annotation(
+                time_from=moment, time_to=moment, tags=tags, text=f"{headline(alert)}\n{alert.text}"
+            )
+        except GrafanaClientError as error:
+            if error.status_code in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS):
+                raise SinkUnavailable(f"Grafana at {self._host} answers {error.status_code}") from None
+            raise SinkRefused(f"Grafana at {self._host} refuses an annotation: {error.message}") from None
+        except (GrafanaException, requests.RequestException, ValueError) as error:
+            raise SinkUnavailable(f"Grafana at {self._host} does not answer: {type(error).__name__}") from None
+        if not isinstance(answer, Mapping) or "id" not in answer:  # a redirection makes a question of what is posted
+            raise SinkRefused(f"Grafana at {self._host} took an annotation for something else: is the address right?")
