@@ -1,0 +1,1 @@
+"""The aggregator: fills the tables of aggregates from those of the writer, where the topics tell of a change."""
