@@ -13,7 +13,7 @@ from pulsetrain.forwarder.memory_delivery import MemoryBroker, MemoryDelivery
 from pulsetrain.forwarder.pump import Pump
 from pulsetrain.forwarder.tail import read_identity
 from pulsetrain_schemas import catalog, events
-from pulsetrain_schemas.events import LogBatch, MetricBatch, RunEvent, SystemBatch
+from pulsetrain_schemas.events import Alert, Command, DeadLetter, LogBatch, MetricBatch, RunEvent, SystemBatch
 from pulsetrain_schemas.resolution import Resolution
 from tests import versions
 from tests.fixtures.expected import journal_contents, plain
@@ -21,7 +21,10 @@ from tests.journals import points_of, texts_of
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 JOURNALS = ("whole", "unfinished", "torn", "system")
-KINDS = {events.schema_name(kind): kind for kind in (RunEvent, MetricBatch, SystemBatch, LogBatch, events.DeadLetter)}
+KINDS = {
+    events.schema_name(kind): kind
+    for kind in (RunEvent, MetricBatch, SystemBatch, LogBatch, Alert, Command, DeadLetter)
+}
 
 
 def expected(kind: str, name: str) -> Any:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pulsetrain_consumers.clickhouse import Client
 from pulsetrain_consumers.writer.sink import LEDGER
 
-WRITER_TABLES = (LEDGER, "metrics", "texts", "system", "logs", "run_events", "run_values", "dead_letter_events")
+WRITER_TABLES = (
+    LEDGER, "metrics", "texts", "system", "logs", "run_events", "run_values", "alert_events", "dead_letter_events"
+)  # fmt: skip
 """The tables that writers fill, all of them from the log alone; the ledger first."""
 
 # When a row was stored is no matter of the log.
 _OTHERWISE_BY_NATURE = ("stored_at",)
-# Tables of which merges may leave less than was inserted: of a value that changed the latest, of a batch one row. In
-# the others a row that is there twice is an error, and must show.
-_MERGED = (LEDGER, "run_values")
+# Tables of which merges may leave less than was inserted: of a value that changed the latest, of a batch or of a change
+# of an alert one row. In the others a row that is there twice is an error, and must show.
+_MERGED = (LEDGER, "run_values", "alert_events")
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class KafkaFollower:
         self._client: Any = None
         self._problem: str | None = f"not connected to {address} yet"
         self._next: dict[Partition, int] = {}
+        self._topic_ids: dict[str, Any] = {}
         self._looked_at = 0.0
 
     def begin(self, positions: Mapping[Partition, int], otherwise: float) -> bool:
@@ -76,6 +77,7 @@ class KafkaFollower:
                 entry = found.get(name)
                 at = end if entry is None else int(entry.offset)
             self._seek(client, partition, at if first <= at <= end else first)
+        self._topic_ids = {topic: _topic_id(client, topic) for topic in self._topics}
         self._problem = None
         return True
 
@@ -85,6 +87,7 @@ class KafkaFollower:
         try:
             self._look_for_partitions()
             fetched = self._client.poll(timeout_ms=int(timeout * 1000))
+            recreated = self._begin_recreated()
         except KafkaError as error:
             self._problem = f"{self._address}: {type(error).__name__}: {error}"
             return ()
@@ -92,6 +95,8 @@ class KafkaFollower:
             self._problem = None
         records: list[Record] = []
         for name, entries in fetched.items():
+            if name.topic in recreated:
+                continue
             partition = Partition(name.topic, name.partition)
             if entries[0].offset != self._next[partition]:
                 log.warning("%s: reads on at offset %d, not %d", partition, entries[0].offset, self._next[partition])
@@ -163,6 +168,19 @@ class KafkaFollower:
             for partition, at in [*self._next.items(), *((partition, 0) for partition in new)]:
                 self._seek(self._client, partition, at)
 
+    def _begin_recreated(self) -> set[str]:
+        """Begins with topics that were deleted and created again; which these are.
+
+        kafka-python (3.0.12) goes on asking for the offset at which the former one was, and gets no answer to that.
+        """
+        now = {topic: _topic_id(self._client, topic) for topic in self._topics}
+        recreated = {topic for topic, its in now.items() if its is not None and its != self._topic_ids.get(topic, its)}
+        self._topic_ids.update((topic, its) for topic, its in now.items() if its is not None)
+        for partition in [partition for partition in self._next if partition.topic in recreated]:
+            log.warning("%s: the topic was deleted and created again", partition)
+            self._seek(self._client, partition, 0)
+        return recreated
+
     def _seek(self, client: Any, partition: Partition, offset: int) -> None:
         client.seek(_name(partition), offset)
         self._next[partition] = offset
@@ -220,6 +238,10 @@ class MemoryFollower:
         held = self._broker.log(partition)
         if not held.first <= self._next[partition] <= held.end:
             self._next[partition] = held.first
+
+
+def _topic_id(client: Any, topic: str) -> Any:
+    return client._cluster.topic_id(topic)  # noqa: SLF001  the id is in the metadata, behind nothing public
 
 
 def _name(partition: Partition) -> TopicPartition:
