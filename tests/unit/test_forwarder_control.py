@@ -27,7 +27,7 @@ class Target:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.now = 0.0
-        self.killed: list[tuple[int, int]] = []
+        self.sent: list[int] = []
         self.deliverer = self.another()
 
     def another(self) -> Deliverer:
@@ -35,7 +35,7 @@ class Target:
         return Deliverer(
             self.directory,
             IDENTITY,
-            kill=lambda pid, number: self.killed.append((pid, number)),
+            send=self.sent.append,
             monotonic=lambda: self.now,
         )
 
@@ -84,11 +84,11 @@ def test_kill_asks_first_and_ends_the_process_after_ten_seconds(target: Target) 
     target.deliverer.deliver(replace(COMMAND, action="kill"))
     target.now = KILL_AFTER_SECONDS - 1
     target.deliverer.tick()
-    assert target.killed == [(4711, signal.SIGTERM)]
+    assert target.sent == [signal.SIGTERM]
     target.now = KILL_AFTER_SECONDS
     target.deliverer.tick()
     target.deliverer.tick()
-    assert target.killed == [(4711, signal.SIGTERM), (4711, signal.SIGKILL)]
+    assert target.sent == [signal.SIGTERM, signal.SIGKILL]
 
 
 def test_half_a_line_of_a_full_disk_hides_no_later_one(target: Target) -> None:

@@ -1,6 +1,7 @@
 """Whether a process lives, told from its number and its start."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -58,3 +59,16 @@ def test_without_pidfds_a_death_is_seen_by_asking(child, monkeypatch):
     child.kill()
     child.wait()
     assert not watch.alive()
+
+
+@pytest.mark.parametrize("with_pidfds", [True, False])
+def test_a_signal_reaches_the_process_and_no_other_that_has_its_number_now(child, monkeypatch, with_pidfds):
+    if not with_pidfds:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    watch = liveness.ProcessWatch(child.pid, liveness.created(child.pid))
+    watch.send(signal.SIGTERM)
+    assert child.wait(10) == -signal.SIGTERM
+    with pytest.raises(OSError, match="ended|No such"):
+        watch.send(signal.SIGTERM)
+    with pytest.raises(ProcessLookupError):
+        liveness.ProcessWatch(os.getpid(), liveness.created(os.getpid()) - 3600).send(signal.SIGTERM)

@@ -108,19 +108,19 @@ class KafkaListener:
 
 
 class Deliverer:
-    """Writes words down for one process, each once; and ends the process where it is told to."""
+    """Writes words down for one process, each once; and ends the process where it is told to, by `send`."""
 
     def __init__(
         self,
         journal: Path,
         identity: Identity,
         *,
-        kill: Callable[[int, int], None] = os.kill,
+        send: Callable[[signal.Signals], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = journal / INBOX
         self._identity = identity
-        self._kill = kill
+        self._send = send
         self._monotonic = monotonic
         self._known = _ids(self._path)
         self._kill_at: float | None = None
@@ -170,7 +170,7 @@ class Deliverer:
 
     def _end(self, number: signal.Signals) -> None:
         try:
-            self._kill(self._identity.pid, number)
+            self._send(number)
         except OSError as error:
             logger.warning("process %d could not be sent %s: %s", self._identity.pid, number.name, error)
 

@@ -5,6 +5,7 @@
 
 import os
 import select
+import signal
 import zlib
 from functools import cache
 from pathlib import Path
@@ -89,6 +90,15 @@ class ProcessWatch:
         elif not self._is_the_same():
             self._end()
         return not self._dead
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal; never another process that has its number by now. Raises OSError."""
+        if not self.alive():
+            raise ProcessLookupError(f"process {self.pid} has ended")
+        if self._descriptor is not None and hasattr(signal, "pidfd_send_signal"):
+            signal.pidfd_send_signal(self._descriptor, number)
+        else:
+            os.kill(self.pid, number)
 
     def close(self) -> None:
         """Gives the descriptor back."""

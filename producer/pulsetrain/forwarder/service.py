@@ -246,7 +246,7 @@ class Forwarder:
             self._fsync.add(journal)
             self._attach(writer)
             if identity.host == self._host and not identity.offline:
-                writer.deliverer = Deliverer(journal, identity)
+                writer.deliverer = Deliverer(journal, identity, send=watch.send)
         elif lived:
             self._fsync.add(journal)
 
