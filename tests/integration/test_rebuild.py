@@ -109,7 +109,9 @@ def send_everything(pipeline: Pipeline) -> None:
         sequence = min(number, 1) + number // 3
         at = STARTED + sequence
         pipeline.send(
-            Alert("p", "r1", "a" * 24, sequence, "nan", "loss", state, "critical", "no number", "손실", at, STARTED, "m")
+            Alert(
+                "p", "r1", "a" * 24, sequence, "nan", "loss", state, "critical", "no number", "손실", at, STARTED, "m"
+            )
         )
     for number in range(3):
         pipeline.send_bytes("metrics", b"garbage %d" % number, b"r1", partition=number)

@@ -68,7 +68,7 @@ def test_a_signal_reaches_the_process_and_no_other_that_has_its_number_now(child
     watch = liveness.ProcessWatch(child.pid, liveness.created(child.pid))
     watch.send(signal.SIGTERM)
     assert child.wait(10) == -signal.SIGTERM
-    with pytest.raises(OSError, match="ended|No such"):
+    with pytest.raises(OSError, match=r"ended|No such"):
         watch.send(signal.SIGTERM)
     with pytest.raises(ProcessLookupError):
         liveness.ProcessWatch(os.getpid(), liveness.created(os.getpid()) - 3600).send(signal.SIGTERM)

@@ -7,7 +7,6 @@ computed.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from pulsetrain_consumers.aggregator.changes import Changes, changes_of, merged
@@ -76,7 +75,7 @@ class AggregatorSink:
     def decode(self, record: Record) -> Message[Changes]:
         """What the record changes. One that cannot be read changes nothing: the writers put it aside, once."""
         # The payload has told what it has to tell, and a batch waits long: it is let go.
-        bare = replace(record, value=None, key=None)
+        bare = record._replace(value=None, key=None)
         if record.value is None:
             return Message(bare, Changes(), 0)
         try:

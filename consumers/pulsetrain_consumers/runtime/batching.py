@@ -25,7 +25,7 @@ class Limits:
     total_bytes: int = 64 << 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Entry(Generic[M]):
     offset: int
     size: int

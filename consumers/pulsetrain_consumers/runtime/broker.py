@@ -7,12 +7,11 @@ its own, and what is told between two polls would otherwise meet half-done work.
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Partition:
-    """One partition of one topic, by the topic's name in Kafka."""
+class Partition(NamedTuple):
+    """One partition of one topic, by the topic's name in Kafka. A tuple, for every record is looked up by it."""
 
     topic: str
     number: int
@@ -21,9 +20,11 @@ class Partition:
         return f"{self.topic}[{self.number}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One message as Kafka holds it. `time` is in microseconds since the epoch, when the producer sent it."""
+class Record(NamedTuple):
+    """One message as Kafka holds it. `time` is in microseconds since the epoch, when the producer sent it.
+
+    A tuple, for that is made in a third of the time of a frozen dataclass, and a flood of messages is a flood of these.
+    """
 
     partition: Partition
     offset: int

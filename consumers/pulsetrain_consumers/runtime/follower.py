@@ -9,6 +9,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from pulsetrain_consumers.runtime.broker import Partition, Record
+from pulsetrain_consumers.runtime.kafka import records
 from pulsetrain_consumers.runtime.memory import MemoryBroker
 from pulsetrain_schemas.addresses import KafkaAddress
 
@@ -93,18 +94,16 @@ class KafkaFollower:
             return ()
         if fetched:
             self._problem = None
-        records: list[Record] = []
+        found: list[Record] = []
         for name, entries in fetched.items():
             if name.topic in recreated:
                 continue
             partition = Partition(name.topic, name.partition)
             if entries[0].offset != self._next[partition]:
                 log.warning("%s: reads on at offset %d, not %d", partition, entries[0].offset, self._next[partition])
-            records += [
-                Record(partition, entry.offset, entry.timestamp * 1000, entry.key, entry.value) for entry in entries
-            ]
+            found += records(partition, entries)
             self._next[partition] = entries[-1].offset + 1
-        return records
+        return found
 
     def positions(self) -> dict[Partition, int]:
         return dict(self._next)

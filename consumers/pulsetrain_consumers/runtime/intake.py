@@ -104,27 +104,28 @@ class Intake(Generic[M]):
         taken: Counter[str] = Counter()
         waits = False
         for record in records:
-            owned = self._owned.get(record.partition)
-            if owned is None or record.partition in put_back:
+            partition, offset = record.partition, record.offset
+            owned = self._owned.get(partition)
+            if owned is None or partition in put_back:
                 continue
-            if record.offset < owned.next_offset:
-                self._went_back(owned, record.offset)
-                put_back.add(record.partition)
-                continue
-            if record.offset > owned.next_offset:
-                self._telemetry.expired.labels(record.partition.topic).inc(record.offset - owned.next_offset)
-                log.warning("%s: offsets %d to %d are gone", record.partition, owned.next_offset, record.offset - 1)
+            if offset != owned.next_offset:
+                if offset < owned.next_offset:
+                    self._went_back(owned, offset)
+                    put_back.add(partition)
+                    continue
+                self._telemetry.expired.labels(partition.topic).inc(offset - owned.next_offset)
+                log.warning("%s: offsets %d to %d are gone", partition, owned.next_offset, offset - 1)
             try:
                 owned.buffer.add(record, self._sink.decode(record), None, now)
             except Unprocessable as error:
                 owned.buffer.add(record, None, Rejected(record, error.reason, error.error), now)
             except StoreUnavailable as error:
                 self._decoding_failed(record, error)
-                put_back.add(record.partition)
+                put_back.add(partition)
                 waits = True
                 continue
-            owned.next_offset = record.offset + 1
-            taken[record.partition.topic] += 1
+            owned.next_offset = offset + 1
+            taken[partition.topic] += 1
         for topic, count in taken.items():
             self._telemetry.messages.labels(topic).inc(count)
         if taken and not waits:

@@ -104,6 +104,8 @@ class KafkaGroupConsumer:
             "heartbeat_interval_ms": _HEARTBEAT_MS,
             "max_poll_interval_ms": int(poll_interval * 1000),
             "fetch_max_wait_ms": 100,
+            # A poll costs as much as a hundred small messages.
+            "max_poll_records": 2_000,
             "fetch_max_bytes": 16 * _MIB,
             "max_partition_fetch_bytes": 4 * _MIB,
             "metadata_max_age_ms": 15_000,
@@ -130,7 +132,12 @@ class KafkaGroupConsumer:
         self._note(f"no coordinator of the group answers at {self._address}" if unknown else None)
         return Polled(
             rebalances,
-            [_record(entry) for name, entries in found.items() if name not in self._silent for entry in entries],
+            [
+                record
+                for name, entries in found.items()
+                if name not in self._silent
+                for record in records(_partition(name), entries)
+            ],
         )
 
     def seek(self, partition: Partition, offset: int) -> None:
@@ -365,5 +372,6 @@ def _partition(name: TopicPartition) -> Partition:
     return Partition(name.topic, name.partition)
 
 
-def _record(entry: Any) -> Record:
-    return Record(Partition(entry.topic, entry.partition), entry.offset, entry.timestamp * 1000, entry.key, entry.value)
+def records(partition: Partition, entries: Iterable[Any]) -> list[Record]:
+    """What kafka-python has fetched of a partition."""
+    return [Record(partition, entry.offset, entry.timestamp * 1000, entry.key, entry.value) for entry in entries]

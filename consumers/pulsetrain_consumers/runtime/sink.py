@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from pulsetrain_consumers.runtime.broker import Partition, Record
 from pulsetrain_consumers.runtime.progress import OffsetRange
@@ -14,7 +14,7 @@ class Unprocessable(Exception):
     """A message that can never be stored. `reason` is one of undecodable, unknown_schema, invalid, refused."""
 
     def __init__(self, reason: str, error: str) -> None:
-        super().__init__(f"{reason}: {error}")
+        super().__init__(reason, error)
         self.reason = reason
         self.error = error
 
@@ -23,8 +23,7 @@ class StoreUnavailable(Exception):
     """The store cannot take the batches now; they are to be given again, unchanged. The text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(NamedTuple):
     """A record that goes to the dead letters, and why."""
 
     record: Record
