@@ -227,6 +227,27 @@ def poison_messages(scene: Scene) -> None:
     scene.world.send(scene.random.choice(["metrics", "runs", "system", "logs"]), noise * scene.random.randint(1, 200))
 
 
+# -- the monitor
+
+
+@fault("monitor", load=("plain", "threads", "forks"), rate=1_000.0)
+def kill_monitor(scene: Scene) -> None:
+    """SIGKILL of the monitor, several times: while it comes up, while it lives its past once more, while it tells."""
+    for _ in range(scene.random.randint(2, 5)):
+        scene.lasting(0.2, 6.0)
+        scene.world.kill_monitor()
+
+
+@fault("monitor")
+def stop_monitor(scene: Scene) -> None:
+    """SIGSTOP of the monitor for longer than its group waits; then SIGCONT, and it finds that it has missed much."""
+    process = scene.world.monitor
+    if process is None:
+        return
+    with scene.world.held_down("monitor"), _stopped(process.pid):
+        scene.lasting(2.0, 12.0)
+
+
 # -- the writers
 
 

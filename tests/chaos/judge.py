@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.ledger import Counted
-from tests.chaos.workload import ODD, ODD_EVERY, TEXT_EVERY, WIDE_KEYS
+from tests.chaos.workload import ALERT_EVERY, ODD, ODD_EVERY, TEXT_EVERY, WIDE_KEYS, alert_title
 from tests.chaos.world import Workload, World
 
 SETTLE_SECONDS = 60.0
 """Storing may stand still for so long, as when a store that was away is asked again only after a while."""
+
+
+# What an alert may have been, one after another.
+_LIVES = (
+    ("pending",), ("pending", "firing"), ("pending", "firing", "resolved"), ("pending", "resolved"),
+    ("firing",), ("firing", "resolved"),
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -61,16 +68,17 @@ class _Stored:
 def wait_stored(world: World, project: str, settle: float = SETTLE_SECONDS) -> None:
     """Waits until every row that was logged is there, or nothing has changed for long."""
     wanted = sum(stream.returned - stream.dropped for stream in _streams(world.of(project)))
-    last, since = (-1, 0), time.monotonic()
+    last, since = (-1, 0, 0), time.monotonic()
     while time.monotonic() - since < settle:
         rows = world.query(
             "SELECT count() FROM metrics WHERE project = %(project)s AND endsWith(metric, '/i')", {"project": project}
         )[0][0]
         missing = len(_missing(world, project))
-        if rows >= wanted and not missing and not _unfinished(world, project):
+        alerts = len(_missing_alerts(world, project))
+        if rows >= wanted and not missing and not alerts and not _unfinished(world, project):
             return
-        if (rows, missing) != last:
-            last, since = (rows, missing), time.monotonic()
+        if (rows, missing, alerts) != last:
+            last, since = (rows, missing, alerts), time.monotonic()
         world.pause(0.25)
 
 
@@ -88,6 +96,7 @@ def judge(world: World, project: str) -> Verdict:
     _judge_sequences(world, project, verdict)
     _judge_runs(world, project, workloads, verdict)
     _judge_summaries(world, project, workloads, verdict)
+    _judge_alerts(world, project, workloads, verdict)
     verdict.points = world.query("SELECT count() FROM metrics WHERE project = %(project)s", {"project": project})[0][0]
     return verdict
 
@@ -260,6 +269,51 @@ def _judge_summaries(world: World, project: str, workloads: Sequence[Workload], 
     for run_id, metric, last, in_summary in told:
         if runs[run_id] == 1 and in_summary != last:
             verdict.complain(f"the summary of run {run_id} has {metric} = {in_summary}, not {last}")
+
+
+def _missing_alerts(world: World, project: str) -> set[str]:
+    """The titles of alerts that run.alert() returned for, and that are not there. Where rows had no room, neither may
+    an alert have had any.
+    """
+    expected = {
+        alert_title(stream.stream, number)
+        for workload in world.of(project)
+        if workload.alerts and not any(stream.dropped for stream in workload.counted())
+        for stream in workload.counted()
+        for number in range(0, stream.returned, ALERT_EVERY)
+    }
+    told = world.query(
+        "SELECT DISTINCT title FROM alerts WHERE project = %(project)s AND kind = 'user' AND state = 'resolved'",
+        {"project": project},
+    )
+    return expected - {title for (title,) in told}
+
+
+def _judge_alerts(world: World, project: str, workloads: Sequence[Workload], verdict: Verdict) -> None:
+    """Each run.alert() is one alert, and each alert that the monitor raised lived one life."""
+    missing = _missing_alerts(world, project)
+    if missing:
+        verdict.complain(f"{len(missing)} alerts are missing, among them {', '.join(sorted(missing)[:5])}")
+    begun = {stream.stream: stream.begun for stream in _streams(workloads)}
+    found = world.query(
+        "SELECT title, count() FROM alerts WHERE project = %(project)s AND kind = 'user' GROUP BY title",
+        {"project": project},
+    )
+    for title, count in found:
+        stream, _, number = title.rpartition(" ")
+        if int(number) >= begun.get(stream, 0):
+            verdict.complain(f"alert {title} is there, which nobody raised")
+        if count > 1:
+            verdict.complain(f"alert {title} is there {count} times")
+    lives = world.query(
+        "SELECT kind, subject, run_id, groupArray(state) FROM (SELECT DISTINCT kind, subject, run_id, alert_id, "
+        "sequence, state FROM alert_events WHERE project = %(project)s ORDER BY alert_id, sequence) "
+        "GROUP BY kind, subject, run_id, alert_id",
+        {"project": project},
+    )
+    for kind, subject, run_id, states in lives:
+        if tuple(states) not in _LIVES:
+            verdict.complain(f"alert {kind} {subject} of run {run_id} was {', '.join(states)} in turn")
 
 
 def _missing(world: World, project: str) -> Sequence[tuple[Any, ...]]:

@@ -26,6 +26,7 @@ QUICK = (
     "kill_writer_before_ledger",
     "kill_clickhouse_during_insert",
     "full_disk_under_the_journal",
+    "kill_monitor",
 )
 
 
@@ -61,6 +62,11 @@ def test_the_judge_sees_a_row_that_is_missing_and_one_that_is_there_twice(tmp_pa
             "AND step = 17 SETTINGS mutations_sync = 1"
         )
         assert any("/x" in complaint for complaint in judging.judge(world, "judged").complaints)
+        alert = f"{workload.name}.0 0"
+        world.query("INSERT INTO alert_events SELECT * REPLACE (concat(alert_id, '2') AS alert_id) FROM alert_events")
+        assert f"alert {alert} is there 2 times" in judging.judge(world, "judged").complaints
+        world.query("ALTER TABLE alert_events DELETE WHERE sequence = 1 SETTINGS mutations_sync = 1")
+        assert f"1 alerts are missing, among them {alert}" in judging.judge(world, "judged").complaints
 
 
 def test_the_counters_survive_a_kill_in_the_middle_of_a_call(tmp_path: Path) -> None:

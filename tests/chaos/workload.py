@@ -3,7 +3,8 @@
     python -m tests.chaos.workload LEDGER --project P --run-id R --kind plain|threads|forks|texts|wide …
 
 Row i of a stream s has the metrics `s/i` (the number i), `s/x` (a function of i), every seventh `s/odd`, which is NaN,
-an infinity or a huge number in turn, and with `texts` now and then `s/text`, a string. The steps are i.
+an infinity or a huge number in turn, and with `texts` now and then `s/text`, a string. The steps are i. Where it keeps
+to a rate, every thousandth row comes with an alert of its own.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from tests.chaos.ledger import Ledger
 
 ODD_EVERY = 7
 TEXT_EVERY = 50
+ALERT_EVERY = 1_000
 ODD = (math.nan, math.inf, -math.inf, 1e308)
 WIDE_KEYS = 200
 
@@ -34,6 +36,11 @@ def row(stream: str, number: int, kind: str) -> dict[str, Any]:
     if kind == "wide":
         values |= {f"{stream}/w{column}": float(column) for column in range(WIDE_KEYS)}
     return values
+
+
+def alert_title(stream: str, number: int) -> str:
+    """The title of the alert that comes with a row."""
+    return f"{stream} {number}"
 
 
 def value(number: int) -> float:
@@ -89,6 +96,8 @@ def _log(run: Any, ledger: Ledger, slot: int, options: argparse.Namespace, pace:
     for number in range(options.rows):
         values = row(stream, number, kind)
         ledger.begin(slot, number)
+        if options.rate and number % ALERT_EVERY == 0:
+            run.alert(alert_title(stream, number), f"행 {number}")
         run.log(values, step=number)
         if history.dropped != dropped:
             dropped = history.dropped

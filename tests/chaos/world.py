@@ -65,6 +65,8 @@ class Workload:
     log: Path
     online: bool
     stop_file: Path
+    alerts: bool = False
+    """Whether it raises alerts of its own."""
     killed: bool = False
 
     @property
@@ -132,7 +134,8 @@ class World:
         self.happened: Counter[str] = Counter()
         self.writer_slots = [WriterSlot(number) for number in range(writers)]
         self._writer_mutant = writer_mutant
-        names = ["broker", "clickhouse", *(slot.name for slot in self.writer_slots)]
+        self.monitor: subprocess.Popen[bytes] | None = None
+        names = ["broker", "clickhouse", "monitor", *(slot.name for slot in self.writer_slots)]
         self._held = {name: threading.Lock() for name in names}
         self._leave = threading.Event()
         self._keeper = threading.Thread(target=self._keep_alive, name="keeper", daemon=True)
@@ -194,6 +197,7 @@ class World:
             migrating.migrate(self.address)
         for slot in self.writer_slots:
             self.start_writer(slot)
+        self.start_monitor()
         self._keeper.start()
 
     def __exit__(self, *_: object) -> None:
@@ -211,6 +215,9 @@ class World:
             if slot.process is not None:
                 slot.process.kill()
                 slot.process.wait()
+        if self.monitor is not None:
+            self.monitor.kill()
+            self.monitor.wait()
         if self.clickhouse.process is not None:
             self.clickhouse.kill()
         self.broker.kill()
@@ -249,6 +256,7 @@ class World:
     def _kept(self) -> Iterator[tuple[str, Callable[[], "subprocess.Popen[bytes] | None"], Callable[[], None]]]:
         yield "broker", lambda: self.broker.process, self.broker.start
         yield "clickhouse", lambda: self.clickhouse.process, self.clickhouse.start
+        yield "monitor", lambda: self.monitor, self.start_monitor
         for slot in self.writer_slots:
             yield slot.name, lambda slot=slot: slot.process, lambda slot=slot: self.start_writer(slot)
 
@@ -283,6 +291,18 @@ class World:
         slot.next_options = list(next_options)
         slot.process.kill()
         slot.process.wait()
+
+    def start_monitor(self) -> None:
+        command = [sys.executable, "-m", "pulsetrain.commands", "consumer", "monitor"]
+        command += ["--session-timeout", SESSION_SECONDS]
+        log = self._open_log("monitor")
+        self.monitor = subprocess.Popen(tethered(command, os.getpid()), env=self.env, stdout=log, stderr=log)
+
+    def kill_monitor(self) -> None:
+        """kill -9 of the monitor; another takes its place."""
+        if self.monitor is not None:
+            self.monitor.kill()
+            self.monitor.wait()
 
     def forwarder_pids(self) -> list[int]:
         """The forwarders that live; at most one but for a moment."""
@@ -411,7 +431,9 @@ class World:
             stderr=log,
             start_new_session=True,
         )
-        workload = Workload(name, project, run_id, kind, ledger, process, Path(log.name), online, stop_file)
+        workload = Workload(
+            name, project, run_id, kind, ledger, process, Path(log.name), online, stop_file, alerts=rate > 0
+        )
         self.workloads.append(workload)
         return workload
 
