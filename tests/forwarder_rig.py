@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import random
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -363,6 +364,9 @@ class _Watch:
 
     def alive(self) -> bool:
         return self._same and self.pid in self._rig.alive
+
+    def send(self, number: signal.Signals) -> None:
+        """Nobody is there to get it."""
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -220,6 +220,15 @@ def test_what_a_cause_explains_is_held_back_ended_or_said_after_all() -> None:
     assert words(talk.tick(120.0)) == ["throughput_regression"]
 
 
+def test_what_was_held_back_and_is_found_again_is_said_once() -> None:
+    talk = Precedence(grace=100.0)
+    talk.say(finding("stall"), 0.0)
+    talk.say(finding("stall", False), 1.0)
+    assert talk.say(finding("straggler"), 50.0) == []
+    assert words(talk.say(finding("straggler"), 101.0)) == ["straggler"]
+    assert talk.tick(101.0) == []
+
+
 KINDS = ["nan", "loss_spike", "stall", "crashed", "straggler", "thermal_throttle", "gpu_idle", "gradient_explosion"]
 
 

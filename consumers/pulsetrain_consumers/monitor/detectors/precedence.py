@@ -74,10 +74,9 @@ class Precedence:
     def tick(self, clock: float) -> list[Finding]:
         """What was held back and nothing explains any more."""
         found = []
-        for key, row in list(self.waiting.items()):
+        for row in list(self.waiting.values()):
             finding = _finding(row)
             if not self._explained(finding.kind, clock):
-                del self.waiting[key]
                 found += self._pass(finding, clock)
         return found
 
@@ -96,6 +95,7 @@ class Precedence:
             if key.partition(" ")[0] in explained:
                 self.waiting[key] = self.active[key]
                 found.append(self._end(key, finding.time, clock, f"explained by {finding.kind}"))
+        self.waiting.pop(_key(finding), None)
         self.active[_key(finding)] = _row(finding)
         return [*found, finding]
 
