@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pulsetrain_consumers.monitor.detectors.precedence import Precedence
@@ -257,8 +257,9 @@ STREAMS = [
 ]
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.sampled_from(STREAMS), st.integers(0, 4999), st.floats(0.05, 0.95))
+@example("loss_spike", 0, 0.5)
 def test_a_restart_in_the_middle_of_a_stream_changes_nothing_that_is_said(kind: str, seed: int, where: float) -> None:
     made = case(kind, seed)
     whole = heard(made)

@@ -1,6 +1,6 @@
 """The state of detectors as JSON, and back: the fields that a constructor does not take.
 
-A dict becomes a list of pairs, so its keys keep their type. Where its values are dataclasses, the field's metadata says
+Of a detector that the constructor does take, what that one remembers. A dict becomes a list of pairs, so its keys keep their type. Where its values are dataclasses, the field's metadata says
 which (`metadata={"of": Class}`, a class that needs no arguments). A field with `metadata={"passing": True}` is left
 out.
 """
@@ -30,7 +30,11 @@ def load(detector: Any, state: Mapping[str, Any]) -> None:
 
 
 def _remembered(detector: Any) -> list[Field[Any]]:
-    return [field for field in fields(detector) if not field.init and not field.metadata.get("passing")]
+    return [
+        field
+        for field in fields(detector)
+        if not field.metadata.get("passing") and (not field.init or is_dataclass(getattr(detector, field.name)))
+    ]
 
 
 def _dumped(value: Any) -> Any:
