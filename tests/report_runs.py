@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from pulsetrain_consumers.reading.model import ConsoleLine, Curve, RunRecord, Telemetry, WriterAccount
+from pulsetrain_consumers.reading.model import AlertRecord, ConsoleLine, Curve, RunRecord, Telemetry, WriterAccount
 from pulsetrain_consumers.reading.report.model import Report, ReportRun
 
 CREATED = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -63,6 +63,35 @@ def run(number: int, curves: list[Curve], *, text: str = "run", lines: tuple[str
     points = sum(one.points for one in curves)
     return ReportRun(
         record, curves, hardware, console, [WriterAccount(text, text, "w", "finished", 1, 1, points, points, 0, 0)]
+    )
+
+
+def alert(
+    kind: str, subject: str, *, text: str = "it is so", step: int | None = None, lasted: float = 0
+) -> AlertRecord:
+    """An alert about `subject`, which fires still where it `lasted` no time."""
+    began = CREATED + timedelta(seconds=20)
+    return AlertRecord(
+        project="p",
+        run_id="r",
+        alert_id=f"{kind} {subject}",
+        kind=kind,
+        subject=subject,
+        state="resolved" if lasted else "firing",
+        severity="critical",
+        title=f"{kind}: {subject}",
+        text=text,
+        started=began,
+        fired=began,
+        resolved=began + timedelta(seconds=lasted) if lasted else None,
+        source="monitor",
+        step=step,
+        value=None,
+        rank=None,
+        host="",
+        gpu="",
+        silenced=False,
+        labels={},
     )
 
 

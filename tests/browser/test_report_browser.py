@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from pulsetrain_consumers.reading.model import AlertRecord
 from pulsetrain_consumers.reading.report.model import Report
 from pulsetrain_consumers.reading.report.render import render
-from tests.report_runs import curve, report, run
+from tests.report_runs import alert, curve, report, run
 from tests.waiting import wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -104,6 +106,32 @@ def test_the_report_draws_without_an_error(browser: WebDriver, tmp_path: Path):
     assert errors(browser) == []
 
 
+def with_alerts(shown: Report, number: int, *alerts: AlertRecord) -> Report:
+    """The report, with alerts about its run of that number."""
+    runs = [replace(one, alerts=alerts) if index == number else one for index, one in enumerate(shown.runs)]
+    return replace(shown, runs=runs)
+
+
+def test_alerts_are_listed_and_stand_on_the_curves_that_they_are_about(browser: WebDriver, tmp_path: Path):
+    over = alert("stall", "", lasted=31)
+    shown = with_alerts(training(), 2, over, alert("nan", "train/loss", text="NaN at step 201", step=201))
+    opened(browser, tmp_path, shown)
+    titles = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "main > section > h2")]
+    assert titles[:3] == ["Runs", "Alerts", "Charts"]
+    rows = [one.text.split("\n") for one in browser.find_elements(By.CSS_SELECTOR, "table.alerts tbody tr")]
+    assert [(row[0], row[-1].endswith("still fires")) for row in rows] == [("nan: train/loss", True), ("stall:", False)]
+    on = "return [...Charts.alive].filter((c) => Alerts.on(c.metric, c.curves).length).map((c) => c.metric)"
+    assert browser.execute_script(on) == ["train/loss"]
+    box = "[...Charts.alive].find((c) => c.metric === 'train/loss')"
+    browser.execute_script(
+        f"const c = {box}; c.plot.setCursor({{left: c.plot.valToPos(201, 'x'), top: 9}}); Tooltip.show(c)"
+    )
+    assert "NaN at step 201" in browser.find_element(By.ID, "tooltip").text
+    browser.find_element(By.CSS_SELECTOR, "#legend .swatch[data-run='2']").click()
+    assert browser.execute_script(on) == []
+    assert errors(browser) == []
+
+
 def test_a_peak_inside_a_bucket_is_within_the_axis(browser: WebDriver, tmp_path: Path):
     opened(browser, tmp_path, training())
     assert y_range(browser, "train/grad_norm")[1] > 50
@@ -184,12 +212,14 @@ def test_hostile_names_and_values_are_text(browser: WebDriver, tmp_path: Path):
         run(n, [curve(HOSTILE, np.arange(9.0)), curve("__proto__", np.arange(9.0))], text=HOSTILE, lines=(HOSTILE,))
         for n in range(2)
     ]
-    opened(browser, tmp_path, report(*hostile, title=HOSTILE))
+    said = alert(HOSTILE, HOSTILE, text=HOSTILE, step=3)
+    opened(browser, tmp_path, with_alerts(report(*hostile, title=HOSTILE), 0, said))
     browser.execute_script("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, ".console .line"), 5, "the console")
     assert browser.title == HOSTILE
     assert browser.execute_script("return window.hacked === undefined && !document.querySelector('img')")
     assert browser.find_element(By.CSS_SELECTOR, ".console .line").text == HOSTILE
+    assert browser.find_element(By.CSS_SELECTOR, "td.said").text == HOSTILE
     assert browser.execute_script(COLOURS, 0) > 3
     assert errors(browser) == []
 

@@ -1,8 +1,8 @@
 """The state of detectors as JSON, and back: the fields that a constructor does not take.
 
-Of a detector that the constructor does take, what that one remembers. A dict becomes a list of pairs, so its keys keep their type. Where its values are dataclasses, the field's metadata says
-which (`metadata={"of": Class}`, a class that needs no arguments). A field with `metadata={"passing": True}` is left
-out.
+Of a detector that the constructor does take, what that one remembers. A dict becomes a list of pairs, so its keys keep
+their type. Where its values are dataclasses, the field's metadata says which (`metadata={"of": Class}`, a class that
+needs no arguments). A field with `metadata={"passing": True}` is left out.
 """
 
 from collections.abc import Callable, Mapping

@@ -7,8 +7,9 @@ from datetime import datetime
 
 from pulsetrain_consumers.reading import curves as reading_curves
 from pulsetrain_consumers.reading import lineage
+from pulsetrain_consumers.reading.alerts import list_alerts
 from pulsetrain_consumers.reading.database import Database
-from pulsetrain_consumers.reading.model import RunRecord, WriterAccount
+from pulsetrain_consumers.reading.model import AlertRecord, RunRecord, WriterAccount
 from pulsetrain_consumers.reading.report.model import Report, ReportRun
 from pulsetrain_consumers.reading.runs import accounts, console_tail
 
@@ -18,6 +19,7 @@ DEFAULT_BYTES = 4_000_000
 _BUCKET_BYTES = 30  # as text in the page: mean, least and greatest of a bucket, where these are, a share of the axis
 _SHARE_OF_CURVES = 0.8
 _CONSOLE_LINES = 20_000
+_MOST_ALERTS = 1_000
 _NO_STEP: Callable[[str], None] = lambda _: None  # noqa: E731  (an absent listener)
 
 
@@ -50,6 +52,10 @@ def gather(
         for entry in accounts(database, project, [run_id for owner, run_id in keys if owner == project]):
             account.setdefault((entry.project, entry.run_id), []).append(entry)
     attempts = lineage.attempts(database, keys)
+    alerts: dict[tuple[str, str], list[AlertRecord]] = {}
+    for alert in list_alerts(database, keys, limit=_MOST_ALERTS):
+        if alert.fired is not None:
+            alerts.setdefault((alert.project, alert.run_id), []).append(alert)
     return Report(
         title,
         now,
@@ -61,6 +67,7 @@ def gather(
                 consoles.get(record.key, ()),
                 account.get(record.key, ()),
                 attempts.get(record.key, ()),
+                alerts.get(record.key, ()),
             )
             for record in records
         ],

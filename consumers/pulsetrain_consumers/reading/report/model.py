@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pulsetrain_consumers.reading.model import Attempt, ConsoleLine, Curve, RunRecord, Telemetry, WriterAccount
+from pulsetrain_consumers.reading.model import (
+    AlertRecord,
+    Attempt,
+    ConsoleLine,
+    Curve,
+    RunRecord,
+    Telemetry,
+    WriterAccount,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +27,8 @@ class ReportRun:
     console: Sequence[ConsoleLine] = ()
     accounts: Sequence[WriterAccount] = ()
     attempts: Sequence[Attempt] = ()
+    alerts: Sequence[AlertRecord] = ()
+    """Those that fired: what fires still first, then the newest."""
 
 
 @dataclass(frozen=True, slots=True)

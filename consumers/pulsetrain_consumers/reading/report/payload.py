@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulsetrain_consumers.reading import lineage
-from pulsetrain_consumers.reading.model import ConsoleLine, Curve, RunRecord, Telemetry
+from pulsetrain_consumers.reading.model import AlertRecord, ConsoleLine, Curve, RunRecord, Telemetry
 from pulsetrain_consumers.reading.report.model import Report, ReportRun
 
 FORMAT = 1
@@ -54,6 +54,7 @@ def payload(report: Report) -> dict[str, Any]:
         "axes": axes.written,
         "curves": curves,
         "telemetry": telemetry,
+        "alerts": [_alert(alert, run_index) for run_index, run in enumerate(report.runs) for alert in run.alerts],
     }
 
 
@@ -166,6 +167,21 @@ def _telemetry(series: Telemetry, run_index: int, origin: float) -> dict[str, An
     if not (series.counts == 1).all():
         written |= {"lows": number_array(series.lows), "highs": number_array(series.highs)}
     return written
+
+
+def _alert(alert: AlertRecord, run_index: int) -> dict[str, Any]:
+    return {
+        "run": run_index,
+        "kind": alert.kind,
+        "subject": alert.subject,
+        "state": alert.state,
+        "severity": alert.severity,
+        "title": json_value(alert.title),
+        "text": json_value(alert.text),
+        "step": json_value(alert.step),
+        "started": alert.started.timestamp(),
+        "resolved": _seconds(alert.resolved),
+    }
 
 
 def _run(run: ReportRun) -> dict[str, Any]:

@@ -22,6 +22,7 @@ SCRIPTS = (
     "data.js",
     "format.js",
     "state.js",
+    "alerts.js",
     "tooltip.js",
     "charts.js",
     "panels.js",

@@ -165,7 +165,7 @@ const Charts = (() => {
         ],
         hooks: {
           drawAxes: [(plot) => this.drawUnder(plot)],
-          draw: [(plot) => this.drawMarks(plot)],
+          draw: [(plot) => this.drawMarks(plot), (plot) => this.drawAlerts(plot)],
           setCursor: [() => Chart.hovered === this && Tooltip.show(this)],
           setSelect: [(plot) => this.zoom(plot)],
         },
@@ -306,6 +306,39 @@ const Charts = (() => {
           if (fits("down", down, at)) arrow(context, at, foot, size, 1);
         }
       });
+    }
+
+    /** Alerts: a dashed line where each began, with a flag at its head. */
+    drawAlerts(plot) {
+      const { ctx: context, bbox } = plot;
+      const size = 5 * devicePixelRatio;
+      context.save();
+      context.lineWidth = devicePixelRatio;
+      for (const [alert, x] of Alerts.on(this.metric, this.curves)) {
+        if (x < plot.scales.x.min || x > plot.scales.x.max) continue;
+        const at = plot.valToPos(x, "x", true);
+        context.strokeStyle = context.fillStyle = Alerts.colour(alert);
+        context.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+        context.beginPath();
+        context.moveTo(at, bbox.top);
+        context.lineTo(at, bbox.top + bbox.height);
+        context.stroke();
+        context.beginPath();
+        // Towards the inside, at the right end too.
+        const side = at + 2 * size > bbox.left + bbox.width ? -1 : 1;
+        context.moveTo(at, bbox.top - size * 0.4);
+        context.lineTo(at + side * 2 * size, bbox.top + size * 0.5);
+        context.lineTo(at, bbox.top + size * 1.4);
+        context.closePath();
+        context.fill();
+      }
+      context.restore();
+    }
+
+    /** The alerts within a few pixels of the pointer. */
+    alerts() {
+      const { left } = this.plot.cursor;
+      return Alerts.on(this.metric, this.curves).filter(([, x]) => Math.abs(this.plot.valToPos(x, "x") - left) < 8).map(([alert]) => alert);
     }
 
     /** What the curves say at the cursor, the nearest to the pointer first: [{curve, index, value, distance}]. */

@@ -131,6 +131,8 @@
   else if (Data.runs.length) place("runs", "Run", ...Tables.details());
   else main.append(element("p", { class: "note" }, "There are no runs in this report."));
 
+  if (Data.alerts.length) place("alerts", "Alerts", Alerts.table());
+
   if (Data.curves.length) {
     const prefix = ({ metric }) => (metric.includes("/") ? metric.slice(0, metric.indexOf("/")) : "");
     const sections = panels(Data.curves, prefix, (group) => group || "metrics", (metric, group) => (group ? metric.slice(group.length + 1) || metric : metric), true);

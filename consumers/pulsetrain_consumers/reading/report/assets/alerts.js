@@ -1,0 +1,53 @@
+// What the monitor said of the runs: where it stands on the charts, and in a table.
+"use strict";
+const Alerts = (() => {
+  const { element, integer, duration, moment } = Format;
+  const COLOURS = { critical: "--bad", warning: "--warn", info: "--accent" };
+  const bySubject = new Map();
+  Data.alerts.forEach((alert) => {
+    const key = JSON.stringify([alert.run, alert.subject]);
+    bySubject.set(key, [...(bySubject.get(key) || []), alert]);
+  });
+
+  const colour = (alert) => getComputedStyle(document.documentElement).getPropertyValue(COLOURS[alert.severity] || "--muted").trim();
+
+  /** Where on the chosen axis an alert began; null where it has no place there. */
+  function place(alert) {
+    if (State.chosen.axis === "step") return typeof alert.step === "number" ? alert.step : null;
+    return State.chosen.axis === "clock" ? alert.started : alert.started - Data.runs[alert.run].origin;
+  }
+
+  /** [[alert, x] …] of what is about the metric of these curves, in runs that are shown. */
+  function on(metric, curves) {
+    const runs = [...new Set(curves.map((curve) => curve.run))].filter(State.visible);
+    const found = runs.flatMap((run) => bySubject.get(JSON.stringify([run, metric])) || []);
+    return found.map((alert) => [alert, place(alert)]).filter(([, x]) => x !== null);
+  }
+
+  function lasted(alert) {
+    if (alert.kind === "user") return "";
+    return alert.resolved === null ? element("span", { class: "firing" }, "still fires") : duration(alert.resolved - alert.started);
+  }
+
+  function table() {
+    const several = Data.runs.length > 1;
+    const heads = ["Alert", ...(several ? ["Run"] : []), "What was seen", "Step", "Began", "Lasted"];
+    const ordered = [...Data.alerts].sort((a, b) => (a.resolved !== null) - (b.resolved !== null) || b.started - a.started);
+    const rows = ordered.map((alert) => {
+      const run = Data.runs[alert.run];
+      return element(
+        "tr",
+        { "data-run": alert.run },
+        element("th", { scope: "row" }, element("span", { class: "severity", "data-severity": alert.severity, title: alert.severity }, alert.title)),
+        several ? element("td", {}, element("span", { class: "who" }, Tables.swatch(run), element("a", { href: `#run-${run.index}` }, run.name))) : null,
+        element("td", { class: "said" }, alert.text),
+        element("td", { class: "number" }, typeof alert.step === "number" ? integer(alert.step) : alert.step),
+        element("td", {}, moment(alert.started)),
+        element("td", {}, lasted(alert)),
+      );
+    });
+    return element("div", { class: "scroll" }, element("table", { class: "alerts" }, element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))), element("tbody", {}, ...rows)));
+  }
+
+  return { on, colour, table };
+})();
