@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pulsetrain_consumers.monitor.monitor import ALERT_TOPIC, MONITOR_TOPICS, Monitor
+from pulsetrain_consumers.monitor.monitor import MONITOR_TOPICS, Monitor
+from pulsetrain_consumers.monitor.silences import MemorySilences, Silence, Silences
 from pulsetrain_consumers.monitor.state import MemoryState
 from pulsetrain_consumers.monitor.telemetry import MonitorTelemetry
+from pulsetrain_consumers.monitor.telling import ALERT_TOPIC
 from pulsetrain_consumers.runtime.broker import BrokerUnavailable, Partition
 from pulsetrain_consumers.runtime.follower import MemoryFollower
 from pulsetrain_consumers.runtime.health import Health
@@ -95,7 +97,7 @@ class Process:
             random=random.Random(1),
             telemetry=self.telemetry,
             health=self.health,
-            **more,
+            **{"silences": Silences((), MemorySilences(rig.silences)), **more},
         )
 
     def count(self, name: str, **labels: str) -> float:
@@ -109,6 +111,7 @@ class Rig:
         self.clock = ManualClock()
         self.broker = MemoryBroker(self.clock)
         self.table: dict[str, tuple[int, str]] = {}
+        self.silences: dict[str, Silence] = {}
         self.store_away = False
         self.sent: dict[tuple[str, str], int] = {}
         self.unsure: set[Change] = set()

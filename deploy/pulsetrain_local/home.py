@@ -57,6 +57,11 @@ class Home:
     def password(self) -> Path:
         return self.root / "clickhouse.password"
 
+    @property
+    def rules(self) -> Path:
+        """The user's rules for alerts, where there is such a directory."""
+        return self.root / "rules"
+
     def log(self, service: str) -> Path:
         return self.logs / f"{service}.log"
 

@@ -5,7 +5,7 @@
 
 import http.client
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -129,22 +129,42 @@ def plan(home: Home, ports: Ports, runtime: KafkaRuntime | None, env: Mapping[st
     topics = _task(home, "topics", [], child_env, after="kafka")
     migrations = _task(home, "migrate", [], child_env, after="clickhouse")
     consumers = [
-        _consumer(home, name, port, child_env) for name, port in (("writer", ports.writer), ("monitor", ports.monitor))
+        _consumer(home, "writer", ports.writer, child_env),
+        _consumer(home, "monitor", ports.monitor, child_env, lambda: _rules_options(home)),
     ]
     return Plan((*services, topics, migrations, *consumers), tuple(given), reach)
 
 
-def _consumer(home: Home, name: str, port: int, environment: Mapping[str, str]) -> Program:
-    """A service that reads Kafka and shows its metrics and health at `port`."""
+def _consumer(
+    home: Home,
+    name: str,
+    port: int,
+    environment: Mapping[str, str],
+    options: Callable[[], Sequence[str]] = tuple,
+) -> Program:
+    """A service that reads Kafka and shows its metrics and health at `port`; `options` are asked at each start."""
     return Program(
         name=name,
-        command=lambda: pulsetrain_command("consumer", name, "--metrics-port", str(port)),
+        command=lambda: pulsetrain_command("consumer", name, "--metrics-port", str(port), *options()),
         environment=environment,
         log=home.log(name),
         ready=lambda: says_ready(port),
         address=f"http://{HOST}:{port}",
         after=frozenset({"topics", "migrate"}),
     )
+
+
+def _rules_options(home: Home) -> list[str]:
+    """The rules that are shipped, and the user's, which take the place of those of the same name."""
+    directories = [shipped_rules(), *([home.rules] if home.rules.is_dir() else [])]
+    return [word for directory in directories for word in ("--rules", str(directory))]
+
+
+def shipped_rules() -> Path:
+    """Where the rules are that come with Pulsetrain: in the installed package, or in `deploy/rules` of a checkout."""
+    here = Path(__file__).parent
+    installed = here / "rules"
+    return installed if installed.is_dir() else here.parent / "rules"
 
 
 def _clickhouse_command(home: Home, port: int, binary: Path | None, password: str) -> Callable[[], list[str]]:

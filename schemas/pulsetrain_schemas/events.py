@@ -14,7 +14,7 @@ from typing import Any, TypedDict, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pulsetrain_schemas import catalog
+from pulsetrain_schemas import alert_rules, catalog
 from pulsetrain_schemas.catalog import Schema
 from pulsetrain_schemas.codec import RecordCodec
 from pulsetrain_schemas.columnar import DecodeError, EncodeError, Float64Array, Int64Array
@@ -24,9 +24,9 @@ from pulsetrain_schemas.resolution import Resolution
 IntArray = NDArray[np.integer[Any]]
 
 STDOUT, STDERR = 1, 2
-RUN_EVENT_KINDS = ("start", "update", "heartbeat", "finish", "alert")
+RUN_EVENT_KINDS = ("start", "update", "heartbeat", "finish", "alert", "waiting")
 ALERT_STATES = ("pending", "firing", "resolved")
-SEVERITIES = ("info", "warning", "critical")
+SEVERITIES = alert_rules.SEVERITIES
 
 _UINT32_MAX = 2**32 - 1
 # ClickHouse keeps the start of an attempt as a DateTime, 32 bits of seconds.
@@ -138,14 +138,23 @@ class UserAlert(TypedDict):
     wait_seconds: float
 
 
+class Waiting(TypedDict):
+    """How long a training loop has waited, after so many steps: for its data, where `waits_for` is data."""
+
+    waits_for: str
+    seconds: float
+    steps: int
+    is_over: bool
+
+
 @dataclass(frozen=True, slots=True)
 class RunEvent:
     """Something that happened to a run. None leaves a field as it was.
 
-    `kind` is one of RUN_EVENT_KINDS, or "unknown" for one that a newer writer invented. `config`, `summary` and
-    `definitions` are JSON by key, where None removes the key; `rows`, `points` and `texts` count what the writer has
-    logged so far. `first_step` is where the attempt begins; `inherited` what a fork has from `parent_run_id` up to
-    `parent_step`, and from that one's own parents.
+    `kind` is one of RUN_EVENT_KINDS, or "unknown" for one that a newer writer invented. `config`, `summary`,
+    `definitions` and `rules` are JSON by key, where None removes the key; `rows`, `points` and `texts` count what the
+    writer has logged so far. `first_step` is where the attempt begins; `inherited` what a fork has from `parent_run_id`
+    up to `parent_step`, and from that one's own parents.
     """
 
     origin: Origin
@@ -171,6 +180,8 @@ class RunEvent:
     inherited: Sequence[Inherited] = field(default_factory=list)
     definitions: Mapping[str, str | None] = field(default_factory=dict)
     alert: UserAlert | None = None
+    rules: Mapping[str, str | None] = field(default_factory=dict)
+    waiting: Waiting | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,3 +96,10 @@ def test_half_a_line_of_a_full_disk_hides_no_later_one(target: Target) -> None:
     target.deliverer.deliver(COMMAND)
     lines = (target.directory / INBOX).read_bytes().splitlines()
     assert json.loads(lines[-1])["id"] == "c1"
+
+
+def test_what_is_silenced_is_said_to_no_process(target: Target) -> None:
+    target.deliverer.deliver(replace(ALERT, silenced=True))
+    assert target.entries() == []
+    target.deliverer.deliver(replace(ALERT, sequence=1))
+    assert [entry["id"] for entry in target.entries()] == ["a1-1"]

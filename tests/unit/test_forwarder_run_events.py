@@ -8,7 +8,7 @@ from pulsetrain.forwarder.acknowledgement import Counters
 from pulsetrain.forwarder.run_events import run_events
 from pulsetrain.forwarder.tail import Identity
 from pulsetrain.journal.reader import Event
-from pulsetrain_schemas.events import RunEvent, UserAlert, decode, encode
+from pulsetrain_schemas.events import RunEvent, UserAlert, Waiting, decode, encode
 
 IDENTITY = Identity(
     project="p", run_id="child", writer="w", rank=0, attempt=1, attempt_started=1_000_000, host="h", primary=True,
@@ -59,3 +59,24 @@ def test_each_alert_is_an_event_of_its_own_between_what_was_told_before_and_afte
 def test_an_alert_that_is_too_large_for_a_message_is_cut():
     (event,) = told(("alert", alert_event("t" * 3_000_000, "x" * 3_000_000)))
     assert len(encode(event)) < 4 << 20
+
+
+def test_rules_are_told_by_their_names_and_that_one_is_no_more():
+    rule = {"name": "low", "metric": "acc", "condition": "< 0.2"}
+    (event,) = told(("alert_rule", rule), ("define_metric", {"name": "acc"}), ("alert_rule", {**rule, "name": "x"}))
+    assert event.kind == "update"
+    assert {name: json.loads(str(text)) for name, text in event.rules.items()} == {
+        "low": rule,
+        "x": {**rule, "name": "x"},
+    }
+    (event,) = told(("alert_rule", rule), ("alert_rule", {"name": "low", "removed": True}))
+    assert event.rules == {"low": None}
+
+
+def test_each_wait_is_an_event_of_its_own():
+    said = {"for": "data", "seconds": 31.5, "steps": 40, "is_over": False}
+    found = told(("waiting", said), ("waiting", {**said, "seconds": 36.0, "is_over": True}), ("update", {"name": "x"}))
+    assert [event.kind for event in found] == ["waiting", "waiting", "update"]
+    assert found[0].waiting == Waiting(waits_for="data", seconds=31.5, steps=40, is_over=False)
+    assert found[1].waiting == Waiting(waits_for="data", seconds=36.0, steps=40, is_over=True)
+    assert found[2].waiting is None

@@ -16,7 +16,7 @@ from pulsetrain_local import clickhouse_server, doctor, kafka, kafka_jars, ports
 from pulsetrain_local.forwarders import forwarders
 from pulsetrain_local.home import Home, read_json
 from pulsetrain_local.java import Java, NoJava, find_java, java_version
-from pulsetrain_local.stack import KafkaRuntime, WantedPorts, choose_ports, plan
+from pulsetrain_local.stack import KafkaRuntime, WantedPorts, choose_ports, plan, shipped_rules
 
 
 def fake_java(directory: Path, version: str, *, release: bool = True) -> Path:
@@ -216,6 +216,18 @@ def test_the_services_know_where_each_other_is_and_the_password_is_on_no_command
     assert password in by_name["writer"].environment["PULSETRAIN_CLICKHOUSE"]
     for name in ("clickhouse", "topics", "migrate", "writer"):
         assert not any(password in argument for argument in by_name[name].command())
+
+
+def test_the_monitor_watches_by_the_rules_that_are_shipped_and_by_the_users_where_there_are_some(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    made = plan(home, choose_ports(home, WantedPorts()), runtime(tmp_path), {"PATH": ""})
+    (monitor,) = (program for program in made.programs if program.name == "monitor")
+    assert monitor.command()[-2:] == ["--rules", str(shipped_rules())]
+    home.rules.mkdir()
+    assert monitor.command()[-4:] == ["--rules", str(shipped_rules()), "--rules", str(home.rules)]
 
 
 def test_forwarders_are_told_by_their_locks_and_status_files(tmp_path: Path) -> None:

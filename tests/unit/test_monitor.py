@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pulsetrain_consumers.monitor import monitor as monitor_module
 from pulsetrain_consumers.monitor.findings import Finding, Severity
-from pulsetrain_consumers.monitor.monitor import ALERT_TOPIC, FORGET_FIRING_SECONDS, FORGET_SECONDS, MONITOR_TOPICS
+from pulsetrain_consumers.monitor.monitor import FORGET_FIRING_SECONDS, FORGET_SECONDS, MONITOR_TOPICS
+from pulsetrain_consumers.monitor.telling import ALERT_TOPIC
 from pulsetrain_consumers.monitor.watch import RunWatch
 from pulsetrain_consumers.monitor.watched import PLACE, part, place, place_text, unread
 from pulsetrain_consumers.runtime.broker import MessageTooLarge, Partition

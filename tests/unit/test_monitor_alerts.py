@@ -373,7 +373,7 @@ def test_a_book_whose_run_is_known_no_more_ends_what_is_not_seen_again():
     one = book()
     list(one.note(found(), T0))
     one = again(one)
-    one.doubt()
+    one.doubt(lambda kind: kind != "rule")
     list(one.lived(T0 + 100))
     assert not [*one.tick(T0 + 699)]
     assert states(one.tick(T0 + 700)) == ["resolved"]

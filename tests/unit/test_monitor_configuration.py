@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pulsetrain_consumers.monitor import configuration
-from pulsetrain_consumers.monitor.configuration import ConfigurationError, read
+from pulsetrain_consumers.monitor.configuration import ConfigurationError, read, read_rules
 from pulsetrain_consumers.monitor.notifications import Route
 from pulsetrain_consumers.monitor.sinks.mail import Mail
 from pulsetrain_consumers.monitor.sinks.web import Web
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 def routes(file: Path, text: str) -> list[Route]:
     file.write_text(text, encoding="utf-8")
-    return read(file, ENV)
+    return list(read(file, ENV).routes)
 
 
 def test_a_file_says_where_alerts_are_sent(file: Path):
@@ -167,3 +167,98 @@ def test_grafana_is_told_by_its_address():
     with pytest.raises(ConfigurationError, match=r"PULSETRAIN_GRAFANA is no address: it is http://TOKEN@HOST") as error:
         configuration.grafana("SECRET@localhost:3000")
     assert "SECRET" not in str(error.value)
+
+
+# --- rules and silences
+
+ACC = "{name: acc, metric: acc, condition: < 1}"
+
+
+def written(directory: Path, **files: str) -> Path:
+    """A directory with *.yaml files, each with a list of rules."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, rules in files.items():
+        (directory / f"{name}.yaml").write_text(f"rules: [{rules}]", encoding="utf-8")
+    return directory
+
+
+def test_rules_come_from_the_file_and_from_all_files_of_directories(tmp_path: Path, file: Path):
+    file.write_text(f"rules: [{ACC}]", encoding="utf-8")
+    shipped = written(tmp_path / "a", one="{name: disk, system: disk_used_percent, condition: '> 90'}", two="")
+    (shipped / "notes.txt").write_text("no rules")
+    own = written(tmp_path / "b", mine="{name: loss, metric: loss, condition: '> 9'}")
+    found = read_rules([shipped, own], read(file, ENV).rules)
+    assert [(rule.name, rule.threshold) for rule in found] == [("disk", 90), ("loss", 9), ("acc", 1)]
+
+
+def test_what_comes_later_takes_the_place_of_a_name_or_switches_it_off(tmp_path: Path, file: Path):
+    two, three = (ACC.replace("acc,", f"{name},", 1) for name in ("two", "three"))
+    shipped = written(tmp_path / "a", one=f"{ACC}, {two}, {three}")
+    own = written(tmp_path / "b", one="{name: acc, metric: acc, condition: < 5}, {name: two, enabled: false}")
+    file.write_text("rules: [{name: three, enabled: false, metric: x, condition: '> 1'}]", encoding="utf-8")
+    found = read_rules([shipped, own], read(file, ENV).rules)
+    assert [(rule.name, rule.threshold) for rule in found] == [("acc", 5)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ("{name: x}", r"one.yaml: rules, entry 1 \(x\) names either a metric, or a system metric"),
+        (f"{ACC}, 3", "one.yaml: rules, entry 2 is no mapping"),
+        ("{name: gpu, system: gpu_temp, condition: '> 80'}", "is one of these meant: temperature_celsius"),
+        (f"{ACC}, {ACC}", "one.yaml: rules, entry 2: there is a rule acc before it: give it another name"),
+        ("{enabled: false}", "enabled is true or false, beside the name of the rule"),
+        ("{name: x, enabled: 3}", "enabled is true or false, beside the name of the rule"),
+        ("{", "one.yaml is no YAML: line 1"),
+        ("{name: x, metric: y, condition: > 1}", "a condition that begins with > stands in quotes"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_said_with_its_file_and_its_name(tmp_path: Path, rules: str, message: str):
+    with pytest.raises(ConfigurationError, match=message):
+        read_rules([written(tmp_path / "rules", one=rules)], {})
+
+
+def test_a_name_is_in_one_file_of_a_directory_and_a_directory_is_there(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match=r"two\.yaml: one\.yaml has a rule acc too: give it another name"):
+        read_rules([written(tmp_path / "rules", one=ACC, two=ACC)], {})
+    with pytest.raises(ConfigurationError, match="missing is no directory"):
+        read_rules([tmp_path / "missing"], {})
+    (tmp_path / "notify").mkdir()
+    (tmp_path / "notify" / "x.yaml").write_text("notify: []")
+    with pytest.raises(ConfigurationError, match=r"x\.yaml: the file has notify; known are rules"):
+        read_rules([tmp_path / "notify"], {})
+
+
+def test_silences_stand_in_the_file(file: Path):
+    file.write_text(
+        """
+        silences:
+          - kind: plateau
+            project: toy-*
+            reason: nobody minds
+          - {run: r1, until: 2026-12-01}
+          - {subject: "disk*", until: 2026-12-01T08:00:00+01:00}
+          - {kind: rule, until: "2026-12-01T08:00"}
+        """,
+        encoding="utf-8",
+    )
+    first, *others = read(file, ENV).silences
+    assert (first.kind, first.project, first.run, first.subject) == ("plateau", "toy-*", "*", "*")
+    assert (first.ends, first.reason) == (None, "nobody minds")
+    assert [silence.ends for silence in others] == [1_796_083_200.0, 1_796_108_400.0, 1_796_112_000.0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{reason: x}", "silences, entry 1 says what is silent, by one or several of project, run, kind, subject"),
+        ("{kind: 3}", "as text, in which . stands for anything"),
+        ("{kind: x, for: 2h}", "has for; known are project"),
+        ("{kind: x, until: soon}", "until is a day or a time, as in 2026-12-01"),
+        ("3", "is no mapping"),
+    ],
+)
+def test_a_silence_that_cannot_be_is_said(file: Path, entry: str, message: str):
+    file.write_text(f"silences: [{entry}]", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=message):
+        read(file, ENV)

@@ -1,6 +1,7 @@
 """The monitor killed and started again neither forgets nor repeats an alert, wherever it dies and whatever is away."""
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from pulsetrain_consumers.monitor.findings import Finding, Severity
 from pulsetrain_consumers.monitor.monitor import MONITOR_TOPICS
 from pulsetrain_consumers.runtime.broker import Partition
 from pulsetrain_schemas import events
+from pulsetrain_schemas.alert_rules import parse
 from pulsetrain_schemas.events import MetricBatch
 from tests.monitor_rig import METRICS, NAN, Process, Rig, changes, place
 from tests.writer_rig import Crash
@@ -40,8 +42,12 @@ class Exactness(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.process = Process(self.rig)
+        self.process = self.started(self.rig)
         self.rig.settle(self.process, 2)
+
+    def started(self, rig: Rig) -> Process:
+        """A monitor process."""
+        return Process(rig)
 
     def send(self, run: str, values: list[float]) -> None:
         self.rows[run] += values
@@ -110,12 +116,12 @@ class Exactness(RuleBasedStateMachine):
     @precondition(lambda self: self.process is None)
     @rule()
     def monitor_starts(self) -> None:
-        self.process = Process(self.rig)
+        self.process = self.started(self.rig)
 
     @precondition(lambda self: self.process is not None and self.frozen is None)
     @rule()
     def monitor_is_frozen_and_another_takes_its_place(self) -> None:
-        self.frozen, self.process = self.process, Process(self.rig)
+        self.frozen, self.process = self.process, self.started(self.rig)
         self.was_frozen = True
 
     @precondition(lambda self: self.frozen is not None)
@@ -154,7 +160,7 @@ class Exactness(RuleBasedStateMachine):
     def reference(self) -> Rig:
         """The same messages, each once, before a monitor that never dies."""
         other = Rig()
-        process = Process(other)
+        process = self.started(other)
         other.settle(process, 2)
         for topic in MONITOR_TOPICS:
             for partition, held in self.rig.broker.topics[topic].logs.items():
@@ -168,7 +174,7 @@ class Exactness(RuleBasedStateMachine):
         self.rig.broker.away = self.rig.store_away = False
         if self.frozen is not None:
             self.a_frozen_monitor_wakes_and_ends_its_round()
-        last = Process(self.rig)
+        last = self.started(self.rig)
         self.rig.settle(last, 30, 100.0)
         told, wanted = self.rig.changes(*self.kinds), self.reference().changes(*self.kinds)
         assert len(wanted) == len(set(wanted)), "a monitor that never died told something twice"
@@ -200,10 +206,41 @@ class WithTheDetectors(Exactness):
         self.send(run, {1: [NAN, NAN], 2: [1.0] * 25}.get(self.phases[run], [1.0]))
 
 
+class WithRules(Exactness):
+    """Rules of a file and of the runs themselves, whose conditions hold and cease at will, for long enough or not."""
+
+    kinds = ("rule", "user")
+    configured = (
+        parse({"name": "at once", "metric": "train/loss", "condition": "== 1", "cooldown": "10s"}, "a test"),
+        parse({"name": "in time", "metric": "train/*", "condition": "> 0", "for": "20s"}, "a test"),
+    )
+
+    @initialize()
+    def start(self) -> None:
+        super().start()
+        assert self.process is not None
+        own = {"name": "own", "metric": "*", "condition": "> 0", "over": "mean", "window": "9h"}
+        for run in RUNS:
+            self.rig.event(run, "update", rules={"own": json.dumps(own)})
+        self.rig.settle(self.process, 2)
+
+    def started(self, rig: Rig) -> Process:
+        return Process(rig, rules=self.configured)
+
+    @rule(run=st.sampled_from(RUNS), values=st.lists(st.sampled_from([0.0, 1.0, -5.0]), min_size=1, max_size=4))
+    def run_logs(self, run: str, values: list[float]) -> None:
+        self.send(run, values)
+
+    @rule(seconds=st.sampled_from([1.0, 25.0, 290.0, 301.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.rig.clock.time += seconds
+
+
 class ScriptedWatch:
     """Finds what a metric says: 1 that the trouble is there, 0 that it is over; and by the clock that it is quiet."""
 
     quiet_after = 50.0
+    over = False
 
     def __init__(self, project: str, run_id: str) -> None:
         del project, run_id
@@ -297,5 +334,7 @@ class WithAScript(Exactness):
 _SETTINGS = settings(max_examples=30, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck))
 TestWithTheDetectors = WithTheDetectors.TestCase
 TestWithTheDetectors.settings = _SETTINGS
+TestWithRules = WithRules.TestCase
+TestWithRules.settings = _SETTINGS
 TestWithAScript = WithAScript.TestCase
 TestWithAScript.settings = _SETTINGS

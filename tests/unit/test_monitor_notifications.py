@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from pulsetrain_consumers.monitor.monitor import ALERT_TOPIC
 from pulsetrain_consumers.monitor.notifications import TRY_SECONDS, Notifications, Route
 from pulsetrain_consumers.monitor.place import Place
 from pulsetrain_consumers.monitor.sinks.sink import SinkRefused, SinkUnavailable
 from pulsetrain_consumers.monitor.telemetry import MonitorTelemetry
+from pulsetrain_consumers.monitor.telling import ALERT_TOPIC
 from pulsetrain_consumers.runtime.broker import Partition, Position
 from pulsetrain_consumers.runtime.memory import MemoryBroker
 from pulsetrain_schemas import events

@@ -658,3 +658,21 @@ def test_a_forked_child_does_not_log_what_its_parent_measured(run, make, clock):
 def test_importing_pulsetrain_does_not_load_the_timer():
     code = "import sys, pulsetrain; print([name for name in sys.modules if 'step_timer' in name or 'torch' in name])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_it_shows_from_outside_whether_the_loop_waits_for_data_and_how_many_steps_have_ended(make, clock):
+    timer, seen = make(), []
+
+    class Slow:
+        def __iter__(self):
+            for batch in range(3):
+                seen.append((timer.steps, timer.waits))
+                yield batch
+
+    for _ in timer.data(Slow()):
+        assert not timer.waits
+        with timer.forward():
+            assert not timer.waits
+        timer.step()
+    assert seen == [(0, True), (1, True), (2, True)]
+    assert (timer.steps, timer.waits) == (3, False)

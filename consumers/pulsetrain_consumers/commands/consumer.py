@@ -79,21 +79,35 @@ def writer(group: str, max_age: float, **given: Any) -> None:
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Says where alerts are sent. Default: monitor.yaml in PULSETRAIN_HOME, where there is one.",
+    help="Where alerts are sent, and more. Default: monitor.yaml in PULSETRAIN_HOME, where there is one.",
+)
+@click.option(
+    "--rules",
+    "directories",
+    type=click.Path(path_type=Path, file_okay=False),
+    multiple=True,
+    help="A directory of rules; of several, the later counts. Default: rules in PULSETRAIN_HOME, where there is one.",
 )
 @_service_options("a monitor")
-def monitor(group: str, config: Path | None, **given: Any) -> None:
+def monitor(group: str, config: Path | None, directories: tuple[Path, ...], **given: Any) -> None:
     """Watch what is logged, and raise alerts. Several may run: one works, the others wait to take its place."""
     from pulsetrain_consumers.monitor import configuration, service
 
-    path = config or addresses.home(os.environ) / configuration.FILE_NAME
-    routes = configuration.read(path) if config is not None or path.exists() else []
+    home = addresses.home(os.environ)
+    path = config or home / configuration.FILE_NAME
+    known = configuration.Configuration()
+    if config is not None or path.exists():
+        known = configuration.read(path)
+    routes = list(known.routes)
     grafana = addresses.environment("GRAFANA", os.environ)
     if grafana:
         routes.append(configuration.grafana(grafana))
+    if not directories and (home / configuration.RULES_NAME).is_dir():
+        directories = (home / configuration.RULES_NAME,)
+    rules = configuration.read_rules(directories, known.rules)
 
     def start(common: dict[str, Any], process: _Process) -> None:
-        options = service.MonitorOptions(group=group, routes=routes, **common)
+        options = service.MonitorOptions(group=group, routes=routes, rules=rules, silences=known.silences, **common)
         service.run(options, process.stopping, process.listening, process.ready)
 
     _run("monitor", f"group {group}, remembering in", given, start)

@@ -45,7 +45,8 @@ class _Entry:
     """One alert, as it is; times are microseconds.
 
     `sequence` is that of the last change that was told, -1 before the first. `unseen_since` is set where another said
-    that it is there, and nothing has been found since: 0 until the past is over.
+    that it is there, and nothing has been found since: 0 until the past is over. `cooled` is when the one before it has
+    cooled down. `silenced` is how its firing was told.
     """
 
     alert_id: str
@@ -64,6 +65,8 @@ class _Entry:
     gpu: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     unseen_since: int | None = None
+    cooled: int = 0
+    silenced: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -83,11 +86,14 @@ class AlertBook:
         run_id: str,
         source: str,
         policy: Callable[[str, str], Policy],
+        is_silenced: Callable[[str, str, float], bool] = lambda kind, subject, at: False,  # noqa: ARG005
     ) -> None:
+        """`policy` and `is_silenced` are asked by kind and subject, the latter with a time too."""
         self._project = project
         self._run_id = run_id
         self._source = source
         self._policy = policy
+        self._is_silenced = is_silenced
         self._entries: dict[Key, _Entry] = {}
         # The last change of a subject that was told and that this book has not come to yet.
         self._ahead: dict[Key, Alert] = {}
@@ -105,6 +111,9 @@ class AlertBook:
                 yield from self._begin(key, finding, at)
         elif finding.present:
             entry.severity, entry.text, entry.unseen_since = str(finding.severity), finding.message, None
+            if finding.has_lasted and entry.state == PENDING:
+                entry.fires_at = min(entry.fires_at, max(at, entry.cooled))
+                yield from self._ripen(key, entry, at)
         else:
             entry.text = finding.message
             yield from self._end(key, entry, at)
@@ -120,6 +129,9 @@ class AlertBook:
             elif entry.unseen_since and at >= entry.unseen_since + _microseconds(UNSEEN_SECONDS):
                 entry.text = f"not seen again since the monitor came up; it was: {entry.text}"
                 yield from self._end(key, entry, at)
+            elif entry.silenced and not self._silences(key, at):  # it outlasts its silence
+                entry.silenced, entry.changed = False, max(at, entry.changed)
+                yield from self._tell(key, entry)
 
     def told_by_user(self, alert: UserAlert, writer: str, sequence: int, time: float) -> Iterator[Alert]:
         """run.alert(), by the record `sequence` of a writer: it fires, and is over at once.
@@ -148,6 +160,7 @@ class AlertBook:
             severity=str(_SEVERITIES.get(alert["level"], Severity.INFO)),
             title=title,
             text=alert["text"],
+            silenced=self._silences((USER, title), at),
         )
         yield self._alert((USER, title), entry)
         entry.state, entry.sequence = RESOLVED, 1
@@ -199,18 +212,18 @@ class AlertBook:
                 policy = self._policy(*key)
                 entry.state, entry.sequence, entry.changed = PENDING, -1, max(at, told.time + 1)
                 entry.alert_id = self._identity(key, entry.changed)
-                entry.fires_at = max(
-                    entry.changed + _microseconds(policy.hold), told.time + _microseconds(policy.cooldown)
-                )
+                entry.cooled = told.time + _microseconds(policy.cooldown)
+                entry.fires_at = max(entry.changed + _microseconds(policy.hold), entry.cooled)
             else:
                 entry.changed = max(entry.changed, told.time)
                 if self._is_news(key, entry, told):
                     yield self._told(key, entry)
 
-    def doubt(self) -> None:
-        """What is known of the run is lost but for this book: what goes on is to be seen again."""
-        for entry in self._entries.values():
-            entry.unseen_since = 0 if entry.is_open else None
+    def doubt(self, is_lost: Callable[[str], bool]) -> None:
+        """What was known beside this book is lost, for kinds of alerts: what of them goes on is to be seen again."""
+        for (kind, _), entry in self._entries.items():
+            if is_lost(kind):
+                entry.unseen_since = 0 if entry.is_open else None
 
     @property
     def is_open(self) -> bool:
@@ -249,6 +262,7 @@ class AlertBook:
             started=_microseconds(finding.time),
             changed=changed,
             fires_at=max(changed + _microseconds(policy.hold), cooled),
+            cooled=cooled,
             severity=str(finding.severity),
             title=policy.title,
             text=finding.message,
@@ -266,6 +280,7 @@ class AlertBook:
     def _ripen(self, key: Key, entry: _Entry, at: int) -> Iterator[Alert]:
         if entry.state == PENDING and at >= entry.fires_at:
             entry.state, entry.changed = FIRING, max(entry.fires_at, entry.changed)
+            entry.silenced = self._silences(key, entry.changed)
             yield from self._tell(key, entry)
 
     def _end(self, key: Key, entry: _Entry, at: int) -> Iterator[Alert]:
@@ -293,8 +308,9 @@ class AlertBook:
                 entry.alert_id = self._identity(key, entry.changed)
             return True
         entry.alert_id, entry.sequence = told.alert_id, told.sequence
-        if entry.state == PENDING and told.state == FIRING:
-            entry.state = FIRING
+        if told.state == FIRING:
+            entry.silenced = told.silenced
+            entry.state = FIRING if entry.state == PENDING else entry.state
         return entry.state != told.state
 
     def _as_told(self, told: Alert, unseen_since: int | None) -> _Entry:
@@ -315,6 +331,7 @@ class AlertBook:
             gpu=told.gpu,
             labels=dict(told.labels),
             unseen_since=unseen_since,
+            silenced=told.silenced and told.state == FIRING,
         )
 
     def _told(self, key: Key, entry: _Entry) -> Alert:
@@ -342,8 +359,12 @@ class AlertBook:
             rank=entry.rank,
             host=entry.host,
             gpu=entry.gpu,
+            silenced=entry.silenced,
             labels=dict(entry.labels),
         )
+
+    def _silences(self, key: Key, at: int) -> bool:
+        return self._is_silenced(*key, at / 1e6)
 
     def _identity(self, key: Key, changed: int) -> str:
         words = "\0".join((self._project, self._run_id, *key, str(changed)))

@@ -1,4 +1,4 @@
-"""The monitor's configuration file: where alerts are sent.
+"""The monitor's configuration: where alerts are sent, rules of the user's, and silences.
 
     notify:
       - webhook: https://example.org/alerts
@@ -11,6 +11,16 @@
       - mail: [ml@example.org]
         server: smtp://user:${SMTP_PASSWORD}@mail.example.org
         sender: pulsetrain@example.org
+    rules:                              # see pulsetrain_schemas.alert_rules; a directory of rules has them too
+      - name: accuracy collapsed
+        metric: val/accuracy
+        condition: < 0.2
+        for: 5m
+    silences:                           # patterns, of which all that are given must fit
+      - kind: plateau
+        project: toy-*
+        until: 2026-12-01               # for good, unless it is said
+        reason: nobody minds
 
 Secrets stay out of it: ${NAME} is the environment's. Grafana gets annotations where PULSETRAIN_GRAFANA says it is.
 """
@@ -18,6 +28,8 @@ Secrets stay out of it: ${NAME} is the environment's. Grafana gets annotations w
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,39 +37,72 @@ from urllib.parse import urlsplit
 import yaml
 
 from pulsetrain_consumers.monitor.notifications import Route
+from pulsetrain_consumers.monitor.silences import Silence
 from pulsetrain_consumers.monitor.sinks import web
 from pulsetrain_consumers.monitor.sinks.mail import Mail
 from pulsetrain_consumers.monitor.sinks.sink import Sink
+from pulsetrain_schemas import alert_rules
+from pulsetrain_schemas.alert_rules import Rule, RuleError
 from pulsetrain_schemas.errors import UserError
 from pulsetrain_schemas.events import SEVERITIES
 
 FILE_NAME = "monitor.yaml"
+RULES_NAME = "rules"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_BARE_CONDITION = re.compile(r"condition:\s*>")
 _ROUTE_KEYS = ("severity", "projects", "kinds", "ends")
+_SILENCE_PATTERNS = ("project", "run", "kind", "subject")
 
 
 class ConfigurationError(UserError):
     """The file cannot be read, or says what cannot be."""
 
 
-def read(path: Path, env: Mapping[str, str] = os.environ) -> list[Route]:
-    """Where alerts go, as the file says it. Raises ConfigurationError: where in the file, and what is wrong."""
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What monitor.yaml says. Rules are by name; None stands for one that is switched off."""
+
+    routes: Sequence[Route] = ()
+    rules: Mapping[str, Rule | None] = field(default_factory=dict)
+    silences: Sequence[Silence] = ()
+
+
+def read(path: Path, env: Mapping[str, str] = os.environ) -> Configuration:
+    """What the file says. Raises ConfigurationError: where in the file, what is wrong, and what would be right."""
+    document = _document(path, ("notify", "rules", "silences"))
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is no YAML: {_without_text(error)}") from None
-    if document is None:
-        return []
-    try:
-        _known(document, "the file", ("notify",))
-        entries = document.get("notify") or []
-        if not isinstance(entries, list):
-            raise ConfigurationError("notify is a list")
-        return [_route(entry, f"notify, entry {number}", env) for number, entry in enumerate(entries, 1)]
-    except ConfigurationError as error:
+        return Configuration(
+            [_route(entry, f"notify, entry {number}", env) for number, entry in _entries(document, "notify")],
+            _rules(document),
+            [_silence(entry, f"silences, entry {number}") for number, entry in _entries(document, "silences")],
+        )
+    except (ConfigurationError, RuleError) as error:
         raise ConfigurationError(f"{path}: {error}") from None
+
+
+def read_rules(directories: Sequence[Path], more: Mapping[str, Rule | None]) -> list[Rule]:
+    """The rules of all *.yaml files of directories, and `more`. Raises ConfigurationError, as `read`.
+
+    A later directory's rule takes the place of an earlier one's of the same name, and one of `more` that of both; one
+    that is switched off takes it too, and is none. Within a directory a name is there once.
+    """
+    found: dict[str, Rule | None] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise ConfigurationError(f"{directory} is no directory: rules are read from its *.yaml files")
+        here: dict[str, Path] = {}
+        for path in sorted(directory.glob("*.yaml")):
+            document = _document(path, ("rules",))
+            try:
+                rules = _rules(document)
+            except (ConfigurationError, RuleError) as error:
+                raise ConfigurationError(f"{path}: {error}") from None
+            for name in rules:
+                if name in here:
+                    raise ConfigurationError(f"{path}: {here[name].name} has a rule {name} too: give it another name")
+                here[name] = path
+            found |= rules
+    return [rule for rule in {**found, **more}.values() if rule is not None]
 
 
 def grafana(address: str) -> Route:
@@ -68,6 +113,81 @@ def grafana(address: str) -> Route:
         return Route(Grafana(address))
     except ValueError as error:
         raise ConfigurationError(f"PULSETRAIN_GRAFANA is no address: {error}") from None
+
+
+def _document(path: Path, names: Sequence[str]) -> Mapping[str, Any]:
+    """The mapping of a file, which has none but these names."""
+    text = ""
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is no YAML: {_without_text(error)}{_hint(error, text)}") from None
+    if document is None:
+        return {}
+    try:
+        _known(document, "the file", names)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    return document  # type: ignore[no-any-return]
+
+
+def _entries(document: Mapping[str, Any], name: str) -> enumerate[Any]:
+    entries = document.get(name) or []
+    if not isinstance(entries, list):
+        raise ConfigurationError(f"{name} is a list")
+    return enumerate(entries, 1)
+
+
+def _rules(document: Mapping[str, Any]) -> dict[str, Rule | None]:
+    """By name; None is one that is switched off, for which its name is enough."""
+    found: dict[str, Rule | None] = {}
+    for number, entry in _entries(document, "rules"):
+        where = f"rules, entry {number}"
+        rule: Rule | None = None
+        if isinstance(entry, Mapping) and "enabled" in entry:
+            enabled, name = entry["enabled"], entry.get("name")
+            if not isinstance(enabled, bool) or not isinstance(name, str):
+                raise ConfigurationError(f"{where}: enabled is true or false, beside the name of the rule")
+            entry = {key: value for key, value in entry.items() if key != "enabled"}
+        else:
+            enabled, name = True, ""
+        if enabled:
+            rule = alert_rules.parse(entry, where)
+            name = rule.name
+        if name in found:
+            raise ConfigurationError(f"{where}: there is a rule {name} before it: give it another name")
+        found[name] = rule
+    return found
+
+
+def _silence(entry: Any, where: str) -> Silence:
+    _known(entry, where, (*_SILENCE_PATTERNS, "until", "reason"))
+    given = {name: entry[name] for name in _SILENCE_PATTERNS if name in entry}
+    if not given or not all(isinstance(pattern, str) and pattern for pattern in given.values()):
+        raise ConfigurationError(
+            f"{where} says what is silent, by one or several of {', '.join(_SILENCE_PATTERNS)}, as text, in which * "
+            "stands for anything"
+        )
+    return Silence(**given, ends=_until(entry.get("until"), where), reason=str(entry.get("reason", "")))
+
+
+def _until(given: Any, where: str) -> float | None:
+    """Seconds since the epoch. A day means its beginning, and a time without a zone UTC."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        try:
+            given = datetime.fromisoformat(given)
+        except ValueError:
+            given = None
+    elif isinstance(given, date) and not isinstance(given, datetime):
+        given = datetime.combine(given, time())
+    if not isinstance(given, datetime):
+        raise ConfigurationError(f"{where}: until is a day or a time, as in 2026-12-01 or 2026-12-01T08:00:00+01:00")
+    return (given if given.tzinfo is not None else given.replace(tzinfo=UTC)).timestamp()
 
 
 def _web(make: Callable[..., Sink], *more: str) -> Callable[[Mapping[str, Any], str], Sink]:
@@ -156,6 +276,13 @@ def _without_text(error: Exception) -> str:
     if mark is None:
         return type(error).__name__
     return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', None) or 'not understood'}"
+
+
+def _hint(error: Exception, text: str) -> str:
+    """What is the matter with a condition that YAML takes for the beginning of a block of text."""
+    mark = getattr(error, "problem_mark", None)
+    line = "" if mark is None else "".join(text.splitlines()[mark.line : mark.line + 1])
+    return '; a condition that begins with > stands in quotes: "> 90"' if _BARE_CONDITION.search(line) else ""
 
 
 def _known(entry: Any, where: str, names: Sequence[str]) -> None:

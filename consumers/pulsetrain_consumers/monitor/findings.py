@@ -18,7 +18,8 @@ class Finding:
 
     `kind` is a stable word. `subject` is the part of the run: a metric's name, "rank 3", a GPU's UUID, a host; "" for
     the run itself. `message` is one line for a person: what, where, figures with units. `time` is that of the evidence,
-    in seconds since the epoch.
+    in seconds since the epoch. `has_lasted` says that by the evidence the trouble was there for as long as it has to be
+    before its alert fires, however late and fast the evidence came.
     """
 
     kind: str
@@ -32,3 +33,4 @@ class Finding:
     rank: int | None = None
     host: str = ""
     gpu: str = ""
+    has_lasted: bool = False

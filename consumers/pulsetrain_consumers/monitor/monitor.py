@@ -18,24 +18,27 @@ from typing import Any
 from pulsetrain_consumers.monitor.alerts import AlertBook, Policy
 from pulsetrain_consumers.monitor.findings import Finding
 from pulsetrain_consumers.monitor.policies import policy_of
+from pulsetrain_consumers.monitor.rules import RULE, RuleWatch
+from pulsetrain_consumers.monitor.silences import Silences
 from pulsetrain_consumers.monitor.state import StateStore
 from pulsetrain_consumers.monitor.telemetry import MonitorTelemetry
+from pulsetrain_consumers.monitor.telling import Teller
 from pulsetrain_consumers.monitor.watch import RunWatch
 from pulsetrain_consumers.monitor.watched import PLACE, RunKey, Watched, part, place, place_text, restored, unread
 from pulsetrain_consumers.runtime.backoff import Backoff
-from pulsetrain_consumers.runtime.broker import BrokerUnavailable, Clock, MessageTooLarge, Partition, Publisher, Record
+from pulsetrain_consumers.runtime.broker import BrokerUnavailable, Clock, Partition, Publisher, Record
 from pulsetrain_consumers.runtime.follower import Follower
 from pulsetrain_consumers.runtime.health import Health
 from pulsetrain_consumers.runtime.sink import StoreUnavailable
 from pulsetrain_schemas import events, registry
-from pulsetrain_schemas.columnar import DecodeError, EncodeError
+from pulsetrain_schemas.alert_rules import Rule
+from pulsetrain_schemas.columnar import DecodeError
 from pulsetrain_schemas.events import Alert, MetricBatch, RunEvent, SystemBatch
 from pulsetrain_schemas.framing import Framing, UnknownSchema
 from pulsetrain_schemas.topics import TOPICS
 
 log = logging.getLogger(__name__)
 
-ALERT_TOPIC = TOPICS["alerts"].kafka_name
 _EVENTS: Mapping[str, type[Any]] = {
     TOPICS["runs"].kafka_name: RunEvent,
     TOPICS["metrics"].kafka_name: MetricBatch,
@@ -72,18 +75,25 @@ class Monitor:
         random: Random,
         telemetry: MonitorTelemetry,
         health: Health,
+        silences: Silences,
+        rules: Sequence[Rule] = (),
         policy: Callable[[str, str], Policy] = policy_of,
     ) -> None:
-        """`follower` reads what is watched, `alerts` the topic of alerts; `source` is said to be who tells."""
+        """`follower` reads what is watched, `alerts` the topic of alerts; `source` is said to be who tells.
+
+        `rules` are those of the configuration, `policy` is for what the detectors find.
+        """
         self._follower = follower
         self._alerts = alerts
-        self._publisher = publisher
+        self._teller = Teller(publisher, framing, telemetry)
         self._store = store
         self._framing = framing
         self._source = source
         self._clock = clock
         self._telemetry = telemetry
         self._health = health
+        self._silences = silences
+        self._rules = rules
         self._policy = policy
         self._backoff = Backoff(random)
         self._runs: dict[RunKey, Watched] = {}
@@ -115,6 +125,7 @@ class Monitor:
             self._begin(now)
             return
         if self._tell(now):
+            self._read_silences(now)
             self._read(timeout)
             if self._clock.monotonic() - self._ticked_at >= TICK_SECONDS:
                 self._tick_runs()
@@ -135,6 +146,7 @@ class Monitor:
         self._retry_at = now + self._backoff.delay()
         try:
             parts = self._store.load()
+            self._silences.read(self._clock.now())
         except StoreUnavailable as error:
             self._say("state", str(error))
             return
@@ -160,7 +172,7 @@ class Monitor:
 
     def _restore(self, name: str, text: str) -> None:
         try:
-            key, watched = restored(text, self._book)
+            key, watched = restored(text, self._new)
         except Exception:  # what another release saved, or damage
             log.exception("what was known of %s cannot be read: it is watched anew", name)
         else:
@@ -180,6 +192,7 @@ class Monitor:
 
     def _hear(self, timeout: float) -> None:
         """Hears what was told: by this one, by the one before, or by one that has lost its place unknowingly."""
+        news: dict[RunKey, Watched] = {}
         for record in self._alerts.poll(timeout):
             alert = self._decoded(record, Alert)
             if alert is None or alert.source != self._source:
@@ -187,8 +200,19 @@ class Monitor:
             watched = self._watched(alert.project, alert.run_id, record.time / 1e6)
             if watched.book.heard(alert):
                 watched.is_changed = True
-                if self._has_begun and self._past is None:
-                    self._change(watched.book.lived(self._now))
+                news[alert.project, alert.run_id] = watched
+        if self._has_begun and self._past is None:
+            for watched in news.values():  # not before all is heard: what fired may have been resolved
+                self._change(watched.book.lived(self._now))
+
+    def _read_silences(self, now: float) -> None:
+        """Those that are known count while they cannot be read."""
+        try:
+            if self._silences.look(now, self._clock.now()):
+                self._say("silences", None)
+        except StoreUnavailable as error:
+            self._telemetry.errors.labels("silences").inc()
+            self._say("silences", str(error))
 
     def _read(self, timeout: float) -> None:
         self._hear(0)
@@ -225,16 +249,20 @@ class Monitor:
             self._change(told)
 
     def _judge(self, watched: Watched, event: Any, arrived: float) -> None:
-        for finding in self._findings(watched.watch, event):
-            self._change(watched.book.note(finding, arrived))
-
-    def _findings(self, watch: RunWatch, event: Any) -> Sequence[Finding]:
         if isinstance(event, MetricBatch):
             self._telemetry.points.inc(len(event.values))
-            return watch.metrics(event)
-        if isinstance(event, SystemBatch):
-            return watch.system(event)
-        return watch.event(event)
+            self._note(watched, watched.watch.metrics(event), arrived)
+            self._note(watched, watched.rules.metrics(event, arrived), arrived)
+        elif isinstance(event, SystemBatch):
+            self._note(watched, watched.watch.system(event), arrived)
+            self._note(watched, watched.rules.system(event, arrived), arrived)
+        else:
+            self._note(watched, watched.watch.event(event), arrived)
+            self._note(watched, watched.rules.event(event, arrived), arrived)
+
+    def _note(self, watched: Watched, findings: Sequence[Finding], arrived: float) -> None:
+        for finding in findings:
+            self._change(watched.book.note(finding, arrived))
 
     def _decoded(self, record: Record, kind: type[Any]) -> Any:
         """The event; None for what cannot be read: the writer puts that aside."""
@@ -251,12 +279,18 @@ class Monitor:
         key = (project, run_id)
         found = self._runs.get(key)
         if found is None:
-            found = self._runs[key] = Watched(RunWatch(project, run_id), self._book(project, run_id), arrived)
+            found = self._runs[key] = self._new(project, run_id, arrived)
             self._forgotten.discard(key)
         return found
 
-    def _book(self, project: str, run_id: str) -> AlertBook:
-        return AlertBook(project, run_id, self._source, self._policy)
+    def _new(self, project: str, run_id: str, arrived: float) -> Watched:
+        rules = RuleWatch(project, self._rules)
+
+        def policy(kind: str, subject: str) -> Policy:
+            return rules.policy(subject) if kind == RULE else self._policy(kind, subject)
+
+        book = AlertBook(project, run_id, self._source, policy, self._silences.of_run(project, run_id))
+        return Watched(RunWatch(project, run_id), rules, book, arrived)
 
     def _tick_runs(self) -> None:
         since, self._ticked_at = self._ticked_at, self._clock.monotonic()
@@ -286,7 +320,7 @@ class Monitor:
 
     def _ticked(self, key: RunKey, watched: Watched, now: float) -> Sequence[Finding]:
         try:
-            return watched.watch.tick(now)
+            return [*watched.watch.tick(now), *watched.rules.tick(now, is_over=watched.watch.over)]
         except Exception:
             self._telemetry.errors.labels("detectors").inc()
             log.exception("run %s of %s could not be judged", key[1], key[0])
@@ -328,9 +362,7 @@ class Monitor:
         if now < self._retry_at:
             return False
         try:
-            messages = self._encoded()
-            if messages:
-                self._publish(messages)
+            self._teller.tell(self._untold)
         except (BrokerUnavailable, registry.RegistryError) as error:
             self._telemetry.errors.labels("kafka").inc()
             self._say("alerts", str(error))
@@ -340,27 +372,6 @@ class Monitor:
         self._backoff.reset()
         self._say("alerts", None)
         return True
-
-    def _encoded(self) -> list[tuple[bytes | None, bytes]]:
-        messages = []
-        for alert in self._untold:
-            try:
-                messages.append((events.message_key(alert), events.encode(alert, self._framing)))
-            except (EncodeError, UnicodeError):  # a name or a figure that a message cannot hold
-                self._telemetry.errors.labels("untellable").inc()
-                log.exception("an alert of run %s of %s cannot be told", alert.run_id, alert.project)
-        return messages
-
-    def _publish(self, messages: Sequence[tuple[bytes | None, bytes]]) -> None:
-        try:
-            self._publisher.publish(ALERT_TOPIC, messages)
-        except MessageTooLarge:
-            if len(messages) > 1:
-                for message in messages:
-                    self._publish([message])
-                return
-            self._telemetry.errors.labels("untellable").inc()
-            log.error("an alert of run %s is too large to be told", messages[0][0])
 
     def _save(self) -> None:
         """Saves what changed, with the offsets. Where that fails, it is tried again with the next."""

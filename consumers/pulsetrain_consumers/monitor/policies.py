@@ -10,6 +10,7 @@ _TITLES = {
     "ecc_error": "GPU memory error",
     "xid": "GPU error (XID)",
     "oom": "Memory runs out",
+    "loader_stall": "Data loader stalled",
 }
 
 

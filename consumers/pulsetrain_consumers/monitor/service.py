@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pulsetrain_consumers.clickhouse import connect
-from pulsetrain_consumers.monitor.monitor import ALERT_TOPIC, MONITOR_TOPICS, Monitor
+from pulsetrain_consumers.monitor.monitor import MONITOR_TOPICS, Monitor
 from pulsetrain_consumers.monitor.notifications import Notifications, Route
 from pulsetrain_consumers.monitor.place import Place
+from pulsetrain_consumers.monitor.silences import ClickHouseSilences, Silence, Silences
 from pulsetrain_consumers.monitor.state import ClickHouseState
 from pulsetrain_consumers.monitor.telemetry import MonitorTelemetry
+from pulsetrain_consumers.monitor.telling import ALERT_TOPIC
 from pulsetrain_consumers.runtime.broker import Clock, SystemClock
 from pulsetrain_consumers.runtime.follower import KafkaFollower
 from pulsetrain_consumers.runtime.health import Health
@@ -25,6 +27,7 @@ from pulsetrain_consumers.runtime.kafka import KafkaGroupConsumer, KafkaPublishe
 from pulsetrain_consumers.runtime.membership import Membership
 from pulsetrain_consumers.runtime.roster import Roster, directory
 from pulsetrain_schemas.addresses import ClickHouseAddress, KafkaAddress
+from pulsetrain_schemas.alert_rules import Rule
 from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,8 @@ class MonitorOptions:
     session_timeout: float = 10.0
     framing: Framing = field(default=SINGLE_OBJECT)
     routes: Sequence[Route] = ()
+    rules: Sequence[Rule] = ()
+    silences: Sequence[Silence] = ()
 
 
 def run(
@@ -132,4 +137,6 @@ def _monitor(
         random=random.Random(),
         telemetry=telemetry,
         health=health,
+        silences=Silences(options.silences, ClickHouseSilences(client)),
+        rules=options.rules,
     )

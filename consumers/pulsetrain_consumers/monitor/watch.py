@@ -106,6 +106,12 @@ class RunWatch:
             self.over = False
         elif event.kind == "finish":
             self._finish(event, found)
+        elif event.waiting is not None:
+            rank = self._rank(origin.rank)
+            time = event.time / 1e6
+            said = rank.loader.observe(event.waiting, time, origin.rank, rank.step, rank.host)
+            if said is not None:
+                self._say([said], found)
         return found
 
     def tick(self, now: float) -> list[Finding]:

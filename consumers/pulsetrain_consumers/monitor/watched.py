@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pulsetrain_consumers.monitor.alerts import AlertBook
+from pulsetrain_consumers.monitor.rules import RULE, RuleWatch
 from pulsetrain_consumers.monitor.watch import RunWatch
 from pulsetrain_consumers.runtime.broker import Partition
 from pulsetrain_schemas.events import MetricBatch, RunEvent, SystemBatch
@@ -26,6 +27,7 @@ class Watched:
     """A run, and what is known of it. `read` holds, by topic and writer, the last sequence that came."""
 
     watch: RunWatch
+    rules: RuleWatch
     book: AlertBook
     heard_at: float
     read: dict[str, int] = field(default_factory=dict)
@@ -40,27 +42,34 @@ class Watched:
                 "read": self.read,
                 "book": self.book.state(),
                 "watch": self.watch.state(),
+                "rules": self.rules.state(),
             }
         )
 
 
-def restored(text: str, book_of: Callable[[str, str], AlertBook]) -> tuple[RunKey, Watched]:
-    """The run that `Watched.text` told of. Where its watch cannot be read, as of another release, its alerts can.
+def restored(text: str, new: Callable[[str, str, float], Watched]) -> tuple[RunKey, Watched]:
+    """The run that `Watched.text` told of. Where its watches cannot be read, as of another release, its alerts can.
 
-    Raises whatever another release's text, or damage, makes of it.
+    `new` makes one of which nothing is known. Raises whatever another release's text, or damage, makes of it.
     """
     state: Mapping[str, Any] = json.loads(text)
     project, run_id = state["run"]
-    book = book_of(project, run_id)
-    book.restore(state["book"])
+    watched = new(project, run_id, float(state["heard_at"]))
+    watched.book.restore(state["book"])
     try:
-        watch = RunWatch.restored(project, run_id, state["watch"])
+        watched.watch = RunWatch.restored(project, run_id, state["watch"])
     except Exception:
         log.exception("what was seen of run %s of %s cannot be read: it is watched anew", run_id, project)
-        watch = RunWatch(project, run_id)
-        book.doubt()
-    read = {str(place): int(sequence) for place, sequence in state["read"].items()}
-    return (project, run_id), Watched(watch, book, float(state["heard_at"]), read, is_changed=False)
+        watched.book.doubt(lambda kind: kind != RULE)
+    try:
+        if "rules" in state:
+            watched.rules.restore(state["rules"])
+    except Exception:
+        log.exception("what the rules saw of run %s of %s cannot be read: they begin anew", run_id, project)
+        watched.book.doubt(lambda kind: kind == RULE)
+    watched.read = {str(place): int(sequence) for place, sequence in state["read"].items()}
+    watched.is_changed = False
+    return (project, run_id), watched
 
 
 def part(key: RunKey) -> str:

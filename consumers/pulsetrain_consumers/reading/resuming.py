@@ -137,6 +137,7 @@ def state_of(database: Database, key: RunKey, rank: int, below: int | None) -> M
     return {
         "config": dict(record.config),
         "definitions": list(definitions.values()),
+        "rules": {name: _json(value) for name, (value, _) in _values(database, key, "rule").items()},
         "summary": summary,
         "explicit": [name for name in asked if name in summary and "copy" not in definitions[name]["summary"]],
         "operations": operations,

@@ -229,6 +229,8 @@ def _alerts(alerts: Sequence[AlertRecord], *, with_run: bool) -> Table:
         state = alert.state
         if alert.resolved is not None:
             state = f"{state} after {duration((alert.resolved - alert.started).total_seconds())}"
+        if alert.silenced:
+            state += ", silenced"
         table.add_row(
             *((Text(harmless(f"{alert.project}/{alert.run_id}"), style="dim"),) if with_run else ()),
             Text(alert.started.astimezone().strftime("%Y-%m-%d %H:%M:%S")),

@@ -24,7 +24,13 @@ LETTER_START_BYTES = 1_024
 Keep = NDArray[np.bool_] | None
 _MICROSECONDS = 1_000_000
 # The sections of `run_values`, and what of an event they hold.
-_VALUES = {"config": "config", "summary": "summary", "environment": "environment", "definition": "definitions"}
+_VALUES = {
+    "config": "config",
+    "summary": "summary",
+    "environment": "environment",
+    "definition": "definitions",
+    "rule": "rules",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

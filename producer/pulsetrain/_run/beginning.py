@@ -94,7 +94,7 @@ class Past:
         first = min((member.attempt for member in self.known.members if member.is_here), default=None)
         members = [member for member in self.known.members if member.is_here and member.attempt == first]
         found = carrying.by_journals(members, self.settings.rank, None) or carrying.State()
-        return carrying.State(found.config, found.definitions, start=found.start)
+        return carrying.State(found.config, found.definitions, start=found.start, rules=found.rules)
 
 
 def decide(settings: RunSettings, faults: Faults, env: Mapping[str, str] = os.environ) -> Beginning:

@@ -1,4 +1,4 @@
-"""What a run had come to, for the attempt or the fork that goes on from there: config, definitions, summary, names.
+"""What a run had come to, for the attempt or the fork that goes on from there: config, definitions, rules, summary …
 
 The journals of one attempt are enough, because an attempt's own begin with what it took over. Where they are on another
 machine, the read side tells as much as is stored.
@@ -11,7 +11,7 @@ from typing import Any
 from pulsetrain._run.attempts import Member
 from pulsetrain._run.definitions import Definition, Definitions
 from pulsetrain._run.summary import SummaryFold, merged
-from pulsetrain.forwarder.tail import Tail
+from pulsetrain.forwarder.tail import RULES, Tail, rules_with
 from pulsetrain.journal.reader import Event, Item, RowBlock
 
 _NAMES = ("name", "notes", "tags", "group", "job_type")
@@ -30,6 +30,8 @@ class State:
     explicit: set[str] = field(default_factory=set)
     start: dict[str, Any] = field(default_factory=dict)
     """Name, notes, tags, group and job type."""
+    rules: dict[str, Any] = field(default_factory=dict)
+    """What alert_when() said, by the name of the rule."""
     next_step: int | None = None
     """The one after the last that was logged; None where none was."""
     has_primary: bool = False
@@ -59,6 +61,7 @@ def by_journals(members: Sequence[Member], rank: int, below: int | None) -> Stat
         for data in fold.definitions():
             state.definitions.add(Definition.of_event(data), overwrite=True)
         state.config.update(tail.config)
+        state.rules.update(reading.rules)
         state.summary.update(carried["summary"])
         state.explicit.update(carried["explicit"])
         if member.rank == rank:
@@ -85,6 +88,7 @@ def by_read_side(told: Mapping[str, Any]) -> State:
         dict(told["operations"]),
         set(told["explicit"]),
         dict(told["start"]),
+        dict(told.get("rules", {})),
         has_primary=True,
         has_rank=True,
     )
@@ -103,6 +107,7 @@ def best(journals: State | None, told: State | None) -> State:
         own.operations,
         whole.explicit,
         whole.start,
+        whole.rules,
         journals.next_step,
         True,
         True,
@@ -114,6 +119,7 @@ class _Reading:
 
     def __init__(self, member: Member, tail: Tail) -> None:
         self.start = {name: member.start[name] for name in _NAMES if member.start.get(name) is not None}
+        self.rules: dict[str, Any] = dict(member.start.get(RULES, {}))
         self.last_step = tail.last_step
         while items := tail.read(1 << 20):
             for item in items:
@@ -122,7 +128,9 @@ class _Reading:
 
     def _learn(self, item: Item) -> None:
         if isinstance(item, Event):
-            if item.kind == "update":
+            if item.kind == "alert_rule":
+                self.rules = rules_with(self.rules, item.data)
+            elif item.kind == "update":
                 self.start.update({name: item.data[name] for name in _NAMES if item.data.get(name) is not None})
             return
         last = int(item.steps.max()) if isinstance(item, RowBlock) else item.step

@@ -15,5 +15,9 @@ class InvalidData(UsageError, ValueError, TypeError):
     """log() was given something that is no dictionary, or keys that are no text."""
 
 
+class InvalidRule(UsageError, ValueError):
+    """alert_when() was given a rule that cannot be."""
+
+
 class ConfigError(Error):
     """A value of the config was to be changed without allow_val_change."""

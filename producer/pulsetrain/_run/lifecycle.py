@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pulsetrain import _settings
 from pulsetrain._run import beginning, environment, names
@@ -19,9 +19,13 @@ from pulsetrain._run.history import History, NoHistory
 from pulsetrain._run.inbox import INBOX, Inbox
 from pulsetrain._run.link import Link
 from pulsetrain._run.run import Run
+from pulsetrain._run.waiting import WaitWatch
 from pulsetrain._settings import RunSettings, Settings
 from pulsetrain.journal.room import Room
 from pulsetrain.journal.writer import JournalWriter
+
+if TYPE_CHECKING:
+    from pulsetrain._run.step_timer import StepTimer
 
 _runs: list["ActiveRun"] = []
 _lock = threading.RLock()
@@ -183,13 +187,22 @@ def _begin_written(settings: RunSettings) -> tuple[Run, "ActiveRun"]:
     )
     back.history = history
     history.open()
-    inbox = Inbox(lambda: None if history.directory is None else history.directory / INBOX, faults)
+    timers: list[StepTimer] = []
+    inbox = Inbox(
+        lambda: None if history.directory is None else history.directory / INBOX,
+        faults,
+        each=WaitWatch(timers, history).look,
+    )
     run = Run(
         settings, run_id=begun.run_id, name=name, attempt=begun.attempt, resumed=begun.resumed, start_time=started,
         folder=folder, history=history, on_finish=_end, start=start, inbox=inbox,
+        timers=timers,
     )  # fmt: skip
     if begun.state is not None:
         history.carry(begun.state.definitions.to_events(), begun.state.summary)
+        if settings.primary:
+            for rule in begun.state.rules.values():
+                history.event("alert_rule", rule)
         history.event("summary", begun.state.record(primary=settings.primary))
         run.config.carry(begun.state.config)
     if not settings.quiet and not settings.silent:

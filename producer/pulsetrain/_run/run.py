@@ -49,6 +49,7 @@ class Run:
         on_finish: Callable[["Run", str, int, bool], None],
         start: Mapping[str, Any] | None = None,
         inbox: "Inbox | None" = None,
+        timers: "list[StepTimer] | None" = None,
     ) -> None:
         """For `lifecycle`; `folder` is None for a disabled run, `on_finish(run, state, exit_code, quiet)` ends it."""
         self.settings = settings
@@ -69,7 +70,7 @@ class Run:
         self._on_finish = on_finish
         self._inbox = inbox
         self._finished = False
-        self._timers: list[StepTimer] = []
+        self._timers: list[StepTimer] = [] if timers is None else timers
         self._config = Config(self._write_config, allow_val_change=settings.allow_val_change)
         self._fold_lock = threading.RLock()
         self._fold: tuple[SummaryFold, Tail] | None = None
@@ -133,6 +134,42 @@ class Run:
         the same title are left out.
         """
         self._history.event("alert", alert_event(title, text, level, wait_duration))
+
+    def alert_when(
+        self,
+        condition: str,
+        *,
+        for_: "str | float | timedelta | None" = None,
+        over: str = "last",
+        window: "str | float | timedelta | None" = None,
+        severity: str = "warning",
+        cooldown: "str | float | timedelta | None" = None,
+        labels: Mapping[str, str] | None = None,
+        name: str | None = None,
+    ) -> str:
+        """Has the monitor alert people when a condition holds: `run.alert_when("val/loss > 3", for_="5m")`.
+
+        The condition compares a metric with a number; * in its name stands for anything. `system.temperature_celsius`
+        and W&B's `system.gpu.0.temp` are metrics of the hardware. `over` is last, mean, min, max or count of the values
+        of a `window` (5m, 2h, seconds or a timedelta), `for_` how long the condition must hold, `cooldown` how long
+        after its end an alert does not come again (5m unless said), `severity` info, warning or critical.
+
+        What is logged from now on counts, of all ranks. A rule is kept when the run is resumed; a further one of the
+        same `name` takes its place. Returns the name, which `forget_rule` takes. Raises InvalidRule, a ValueError, for
+        a rule that cannot be, and nothing else.
+        """
+        from pulsetrain._run.rules import rule_event
+
+        rule = rule_event(
+            condition, for_=for_, over=over, window=window, severity=severity, cooldown=cooldown, labels=labels,
+            name=name,
+        )  # fmt: skip
+        self._history.event("alert_rule", rule)
+        return str(rule["name"])
+
+    def forget_rule(self, name: str) -> None:
+        """Takes back what alert_when() said under a name; an alert of it that fires is over then."""
+        self._history.event("alert_rule", {"name": clean_text(str(name)), "removed": True})
 
     def on_alert(self, callback: "AlertCallback") -> "AlertCallback":
         """Has `callback(alert)` called for each alert about this run, when it fires and when it is over.

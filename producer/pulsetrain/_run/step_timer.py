@@ -129,6 +129,8 @@ class StepTimer:
         self._segments: list[tuple[int, Event]] = []
         self._pending: deque[_Pending] = deque()
 
+        self.steps = 0
+        """How many steps have ended."""
         self._watch = Stopwatch(clock, IDLE, FIRST_NAMED)
         self._until_look = 0
         self._named: dict[str, int] = {}
@@ -179,6 +181,7 @@ class StepTimer:
         if watch.current == IDLE:  # nothing was measured yet: the first step begins here
             self._begin()
             return
+        self.steps += 1
         at = history.step if step is None else step
         done = self.examples if examples is None else self._count(examples)
         read = self.tokens if tokens is None else self._count(tokens)
@@ -241,6 +244,11 @@ class StepTimer:
         if watch.outer:
             watch.outer.clear()
         watch.current = index
+
+    @property
+    def waits(self) -> bool:
+        """Whether the loop waits for data at this moment."""
+        return self._watch.current == DATA_WAIT
 
     @property
     def training(self) -> bool:

@@ -140,7 +140,9 @@ class Deliverer:
             is_meant = word.attempt is None or word.attempt == identity.attempt
         else:
             # By the run's own clock: what an earlier attempt was told is not said again to the next one.
-            is_meant = word.state in ("firing", "resolved") and word.started >= identity.attempt_started
+            # What is silenced is said to nobody.
+            is_told = word.state in ("firing", "resolved") and not word.silenced
+            is_meant = is_told and word.started >= identity.attempt_started
             names = ("kind", "subject", "state", "severity", "title", "text", "step", "value", "rank", "host", "gpu")
             entry = {
                 "id": f"{word.alert_id}-{word.sequence}",

@@ -13,11 +13,15 @@ from pulsetrain.forwarder.acknowledgement import Counters
 from pulsetrain.forwarder.packing import MICROSECONDS, clipped, clipped_json
 from pulsetrain.forwarder.tail import Identity
 from pulsetrain.journal.reader import Event
-from pulsetrain_schemas.events import Inherited, RunEvent, UserAlert
+from pulsetrain_schemas.events import Inherited, RunEvent, UserAlert, Waiting
 
-KINDS = frozenset({"start", "config", "update", "define_metric", "heartbeat", "alert", "finish"})
+KINDS = frozenset(
+    {"start", "config", "update", "define_metric", "alert_rule", "heartbeat", "alert", "waiting", "finish"}
+)
 # Kinds of records that follow one another in one event.
-_TOGETHER = frozenset({"config", "update", "define_metric"})
+_TOGETHER = frozenset({"config", "update", "define_metric", "alert_rule"})
+
+_ALONE = frozenset({"alert", "waiting"})
 
 
 @dataclass(slots=True)
@@ -35,12 +39,12 @@ def run_events(
 ) -> Iterator[RunEvent]:
     """The events for these records, in order; `summary` is what changed, for the event of the run's end to carry.
 
-    Records of config, definitions and updates that follow one another become one event. An alert stays by itself: its
-    sequence names it, wherever a read has ended.
+    Records of config, definitions, rules and updates that follow one another become one event. An alert stays by
+    itself: its sequence names it, wherever a read has ended.
     """
     draft: _Draft | None = None
     for event in events:
-        if draft is not None and (event.kind not in _TOGETHER or draft.kind == "alert"):
+        if draft is not None and (event.kind not in _TOGETHER or draft.kind in _ALONE):
             yield _run_event(identity, first, draft, counters)
             first, draft = draft.sequence + 1, None
         if event.kind == "finish":
@@ -53,7 +57,7 @@ def run_events(
             first = event.sequence + 1
             continue
         if draft is None:
-            kind = event.kind if event.kind in ("start", "heartbeat", "alert") else "update"
+            kind = event.kind if event.kind in ("start", "heartbeat", *_ALONE) else "update"
             draft = _Draft(kind, event.time, event.sequence)
         draft.sequence = event.sequence
         draft.time = event.time
@@ -87,9 +91,21 @@ def _add(fields: dict[str, Any], event: Event) -> None:
             wait_seconds=float(data.get("wait_seconds", 0)),
         )
         return
+    if event.kind == "waiting":
+        fields["waiting"] = Waiting(
+            waits_for=str(data.get("for", "")),
+            seconds=float(data.get("seconds", 0)),
+            steps=int(data.get("steps", 0)),
+            is_over=bool(data.get("is_over", False)),
+        )
+        return
     if event.kind == "define_metric":
         definitions = fields.setdefault("definitions", {})
         definitions[str(data.get("name", ""))] = to_json(data)
+        return
+    if event.kind == "alert_rule":
+        rules = fields.setdefault("rules", {})
+        rules[str(data.get("name", ""))] = None if data.get("removed") else to_json(data)
         return
     if data.get("first_step") is not None:
         fields["first_step"] = min(int(data["first_step"]), fields.get("first_step", int(data["first_step"])))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # What a person calls a run, and may change while it goes on.
 NAMES = ("name", "notes", "tags", "group", "job_type")
+# Where the data of a start record have the rules that were said since: by name, see `rules_with`.
+RULES = "alert_rules"
 
 
 class Fold(Protocol):
@@ -269,6 +271,8 @@ class Tail:
                 self.start = item.data
             elif item.kind == "update":
                 self._update_start(item.data)
+            elif item.kind == "alert_rule":
+                self._learn_rule(item.data)
             elif item.kind == "config":
                 self.config.update(item.data.get("config", {}))
                 for key in item.data.get("removed", ()):
@@ -288,9 +292,20 @@ class Tail:
         if changed:
             self.start = {**self.start, **changed}
 
+    def _learn_rule(self, data: Mapping[str, Any]) -> None:
+        """What alert_when() said stands in the start record's place for it, which a checkpoint keeps."""
+        self.start = {**self.start, RULES: rules_with(self.start.get(RULES, {}), data)}
+
     def _note_step(self, step: int) -> None:
         if self.last_step is None or step > self.last_step:
             self.last_step = step
+
+
+def rules_with(rules: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules by name, and what one more record says: a rule, or that there is none of a name any more."""
+    name = str(data.get("name", ""))
+    others = {known: rule for known, rule in rules.items() if known != name}
+    return others if data.get("removed") else {**others, name: data}
 
 
 def times_of(item: Item) -> tuple[float, float]:

@@ -23,6 +23,9 @@ The first record is the event `start`; the others, by kind (what an event leaves
     config         config {key: value}, removed [key]
     summary        summary {key: value}, removed [key], carried (true: from an earlier attempt of the run)
     define_metric  name, step_metric, step_sync, hidden, summary [operation], goal, overwrite
+    alert          title, text, level, wait_seconds
+    waiting        for ("data"), seconds, steps (how many had ended), is_over
+    alert_rule     a rule as `pulsetrain_schemas.alert_rules` has it; or its name, and removed (true)
     update         name, notes, tags, environment {key: value}
     console        stream ("stdout" or "stderr"), line
     finish         state, exit_code, time, dropped (rows that a full disk kept out)

@@ -6,7 +6,7 @@ from typing import Any
 from pulsetrain_consumers.monitor.findings import Finding, Severity
 
 _STEPS = frozenset({"straggler", "throughput_regression", "data_loader_bound", "gpu_idle", "clock_mismatch"})
-_STILL = _STEPS | {"stall", "hung_rank", "lost_host", "out_of_memory", "gpu_lost"}
+_STILL = _STEPS | {"stall", "hung_rank", "loader_stall", "lost_host", "out_of_memory", "gpu_lost"}
 
 # While the one on the left is there, those on the right are its consequences.
 EXPLAINS: dict[str, frozenset[str]] = {
@@ -16,6 +16,7 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "crashed": _STILL,
     "lost_host": _STEPS | {"stall", "hung_rank", "gpu_lost"},
     "gpu_lost": _STEPS | {"stall", "hung_rank"},
+    "loader_stall": _STEPS | {"stall", "hung_rank"},
     "stall": _STEPS,
     "hung_rank": _STEPS | {"stall"},
     "xid": frozenset({"gpu_lost", "straggler", "throughput_regression", "gpu_idle"}),

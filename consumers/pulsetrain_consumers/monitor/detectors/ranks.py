@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pulsetrain_consumers.monitor.detectors.loader_stall import LoaderStall
 from pulsetrain_consumers.monitor.detectors.memory_growth import MemoryLeak
 from pulsetrain_consumers.monitor.detectors.names import Role
 from pulsetrain_consumers.monitor.detectors.pace import Pace
@@ -36,6 +37,7 @@ class Rank:
     step: int | None = field(init=False, default=None)
     told: bool = field(init=False, default=False)
     pace: Pace = field(init=False, default_factory=Pace)
+    loader: LoaderStall = field(init=False, default_factory=LoaderStall)
     rss: MemoryLeak = field(init=False, default_factory=MemoryLeak)
     steps: list[float] = field(init=False, default_factory=list)
     work: list[float] = field(init=False, default_factory=list)
