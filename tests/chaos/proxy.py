@@ -108,14 +108,18 @@ class Proxy:
                         writer.write(data[: self._cut_after])
                         self._cut_after = None
                         self.cuts += 1
-                        self._loop.call_later(0.01, self._reset_all)
+                        # Those that are open now, and none that come meanwhile.
+                        self._loop.call_later(0.01, self._reset_each, list(self._open))
                         return
                     self._cut_after -= len(data)
                 writer.write(data)
                 await writer.drain()
 
     def _reset_all(self) -> None:
-        for writer in list(self._open):
+        self._reset_each(list(self._open))
+
+    def _reset_each(self, writers: list[asyncio.StreamWriter]) -> None:
+        for writer in writers:
             self._reset(writer)
 
     def _reset(self, writer: asyncio.StreamWriter) -> None:

@@ -1,6 +1,8 @@
 """What the process of a run does about what it is told."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,20 @@ def test_a_forked_child_reads_its_own_inbox_from_the_beginning(process: Process,
     process.file = tmp_path / "child.jsonl"
     process.told(command("checkpoint"))
     assert len(heard) == 2
+
+
+@pytest.mark.parametrize("handler", ["default_int_handler", "SIG_IGN", "SIG_DFL"])
+def test_a_program_is_interrupted_also_where_a_shell_has_had_ctrl_c_ignored(handler: str) -> None:
+    program = f"""
+import signal, threading, time
+from pulsetrain._run.inbox import interrupt
+signal.signal(signal.SIGINT, signal.{handler})
+threading.Timer(0.05, interrupt).start()
+try:
+    while True:
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=20)
+    assert done.stdout == "interrupted\n"

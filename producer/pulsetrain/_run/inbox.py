@@ -5,8 +5,10 @@ which costs a stat. Callbacks run on that thread, and what they raise is noted, 
 """
 
 import _thread
+import ctypes
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,23 +52,37 @@ class Signal:
     text: str = ""
 
 
+def interrupt() -> None:
+    """Interrupts the main thread as Ctrl-C does; also where SIGINT is ignored, as in what a shell starts with `&`."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        _thread.interrupt_main()
+    else:
+        main = ctypes.c_ulong(threading.main_thread().ident or 0)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(main, ctypes.py_object(KeyboardInterrupt))
+
+
 AlertCallback = Callable[[Alert], object]
 SignalCallback = Callable[[Signal], object]
 
 
 class Inbox:
-    """Reads the file, and calls who asked to be called. `file` says where it is now: a forked child has its own."""
+    """Reads the file, and calls who asked to be called. `file` says where it is now: a forked child has its own.
+
+    `each` is called with every look, on the same thread.
+    """
 
     def __init__(
         self,
         file: Callable[[], Path | None],
         faults: Faults,
         *,
-        interrupt: Callable[[], object] = _thread.interrupt_main,
+        each: Callable[[], object] = lambda: None,
+        interrupt: Callable[[], object] = interrupt,
         say: Callable[[str], None] = tell,
     ) -> None:
         self._file = file
         self._faults = faults
+        self._each = each
         self._interrupt = interrupt
         self._say = say
         self._alert_callbacks: list[AlertCallback] = []
@@ -116,10 +132,11 @@ class Inbox:
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
-            try:
-                self.look()
-            except Exception as error:  # noqa: BLE001 - what is wrong with our files must not end the training
-                self._faults.note("inbox", f"what is said to this run cannot be read: {error!r}")
+            for what in (self.look, self._each):
+                try:
+                    what()
+                except Exception as error:  # noqa: BLE001 - what is wrong with us must not end the training
+                    self._faults.note("inbox", f"what is said to this run, or by it, is left out: {error!r}")
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         if "alert" in entry:
