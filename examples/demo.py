@@ -1,7 +1,8 @@
-"""`make demo`: a local stack, three real training runs, and what the pipeline made of them.
+"""`make demo`: a local stack, three real training runs, three that get into trouble, and what the pipeline made of it.
 
-Everything it makes is under .demo/ and in report.html. It ends with exit code 1 when a single logged point is missing.
-What a person would type is run as it would be typed; what is shown is asked through `pulsetrain.Api`.
+Everything it makes is under .demo/ and in report.html. It ends with exit code 1 when a single logged point is missing,
+or a trouble was not noticed. What a person would type is run as it would be typed; what is shown is asked through
+`pulsetrain.Api`.
 """
 
 import argparse
@@ -9,19 +10,30 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+import pulsetrain as tracker
 from pulsetrain_schemas.errors import UserError
 
 PROJECT = "digits"
+TROUBLES = "troubles"
+# What each of the runs in trouble is expected to be noticed for.
+NOTICED = {"nan": "nan", "loader": "loader_stall", "killed": "crashed"}
+NOTICED_WITHIN = 120.0
 HERE = Path(__file__).parent
 PLACE = Path(".demo").absolute()
 REPORT = Path("report.html")
 STORED_WITHIN = 60.0
+ALERTS = """
+SELECT DISTINCT kind
+FROM alerts WHERE project = {project:String} AND fired IS NOT NULL AND NOT has({before:Array(String)}, run_id)
+"""
 LATENCY = """
 SELECT count(), quantileExact(0.5)(seconds), quantileExact(0.99)(seconds)
 FROM
@@ -71,71 +83,133 @@ def main() -> int:
 
 
 def show() -> bool:
-    """Trains and shows what was stored. Whether all of it was."""
-    import pulsetrain as tracker
-
+    """Trains and shows what was stored. Whether all of it was, and all that went wrong was noticed."""
     with tracker.Api() as api:
-        before = {run.id for run in api.runs(PROJECT)}
-        heading("Three small networks learn to read digits")
-        run([sys.executable, str(HERE / "digits.py"), "--project", PROJECT])
-        ended = time.monotonic()
-        runs = [found for found in api.runs(PROJECT, order="-summary.val/accuracy.max") if found.id not in before]
-        ids = [found.id for found in runs]
-        while not settled(api.account(PROJECT, ids)) and time.monotonic() - ended < STORED_WITHIN:
-            time.sleep(0.1)
-        waited = time.monotonic() - ended
-        runs = [found for found in api.runs(PROJECT, order="-summary.val/accuracy.max") if found.id in ids]
+        before = {run.id for project in (PROJECT, TROUBLES) for run in api.runs(project)}
+        with in_trouble():
+            heading("Three small networks learn to read digits; beside them, three runs get into trouble")
+            run([sys.executable, str(HERE / "digits.py"), "--project", PROJECT])
+            waited = wait_stored(api, before)
+            runs = new_runs(api, PROJECT, before, order="-summary.val/accuracy.max")
+            show_runs(runs)
+            whole = show_account(runs)
+            show_pipeline(api, [found.id for found in runs], waited)
+            noticed = wait_noticed(api, before)
+        names = [f"{found.project}/{found.id}" for found in runs]
+        troubled = [f"{found.project}/{found.id}" for found in new_runs(api, TROUBLES, before)]
 
-        heading("The runs, best first, as ClickHouse has them")
-        table = Table(
-            "run", "id", "learning rate", "best val/accuracy", "best val/loss", "state", box=None, pad_edge=False
-        )
-        for found in runs:
-            accuracy, loss = (
-                best(found.summary, name, kind) for name, kind in (("val/accuracy", "max"), ("val/loss", "min"))
-            )
-            rate = f"{found.config['learning_rate']:g}"
-            table.add_row(found.name, found.id, rate, f"{accuracy:.4f}", f"{loss:.4f}", found.state)
-        console.print(table)
-
-        heading("The loss account: every point logged, every point stored")
-        table = Table("run", "rows logged", "points logged", "points stored", "missing", box=None, pad_edge=False)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        totals = [0, 0, 0, 0]
-        for found in runs:
-            writers = found.account()
-            counts = [
-                sum(writer.produced_rows for writer in writers),
-                sum(writer.produced_points + writer.produced_texts for writer in writers),
-                sum(writer.stored_points + writer.stored_texts for writer in writers),
-                sum(writer.missing for writer in writers),
-            ]
-            totals = [total + count for total, count in zip(totals, counts, strict=True)]
-            table.add_row(found.name, *(f"{count:,}" for count in counts))
-        table.add_row("[bold]all", *(f"[bold]{total:,}" for total in totals))
-        console.print(table)
-        whole = bool(runs) and settled(api.account(PROJECT, ids))
-        if not whole:
-            console.print(f"[red]not all of it was stored within {STORED_WITHIN:.0f} s[/red]")
-
-        heading("The pipeline itself")
-        asked = {"project": PROJECT, "runs": ids}
-        ((batches, median, slowest),) = api.sql(LATENCY, asked).rows
-        ((samples, metrics, gpus),) = api.sql(TELEMETRY, asked).rows
-        console.print(
-            f"log() to stored, the oldest row of each of {batches} batches: p50 {median:.2f} s, p99 {slowest:.2f} s"
-        )
-        console.print(f"all of it was stored {waited:.1f} s after the training ended")
-        told = "host and GPU" if gpus else "host"
-        console.print(f"{samples:,} samples of {metrics} {told} metrics lie beside the runs")
+    heading("What the monitor noticed of the runs in trouble")
+    pulsetrain("alerts", *troubled)
 
     heading("The same account from the journals, by `pulsetrain verify`")
-    pulsetrain("verify", *(f"{PROJECT}/{id_}" for id_ in ids))
+    pulsetrain("verify", *names, *troubled)
 
     heading("The report")
-    pulsetrain("report", PROJECT, "-o", str(REPORT))
+    pulsetrain("report", PROJECT, TROUBLES, "-o", str(REPORT))
+    return whole and noticed
+
+
+def new_runs(api: tracker.Api, project: str, before: set[str], order: str = "-created") -> list[Any]:
+    """The runs of this demo."""
+    return [found for found in api.runs(project, order=order) if found.id not in before]
+
+
+def wait_stored(api: tracker.Api, before: set[str]) -> float:
+    """Waits until all is stored; for how many seconds."""
+    ended = time.monotonic()
+    ids = [found.id for found in new_runs(api, PROJECT, before)]
+    while not settled(api.account(PROJECT, ids)) and time.monotonic() - ended < STORED_WITHIN:
+        time.sleep(0.1)
+    return time.monotonic() - ended
+
+
+def show_runs(runs: Sequence[Any]) -> None:
+    """What a person compares runs by."""
+    heading("The runs, best first, as ClickHouse has them")
+    table = Table("run", "id", "learning rate", "best val/accuracy", "best val/loss", "state", box=None, pad_edge=False)
+    for found in runs:
+        accuracy, loss = (
+            best(found.summary, name, kind) for name, kind in (("val/accuracy", "max"), ("val/loss", "min"))
+        )
+        rate = f"{found.config['learning_rate']:g}"
+        table.add_row(found.name, found.id, rate, f"{accuracy:.4f}", f"{loss:.4f}", found.state)
+    console.print(table)
+
+
+def show_account(runs: Sequence[Any]) -> bool:
+    """What was logged beside what is stored. Whether it is the same."""
+    heading("The loss account: every point logged, every point stored")
+    table = Table("run", "rows logged", "points logged", "points stored", "missing", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    totals = [0, 0, 0, 0]
+    whole = bool(runs)
+    for found in runs:
+        writers = found.account()
+        whole &= settled(writers)
+        counts = [
+            sum(writer.produced_rows for writer in writers),
+            sum(writer.produced_points + writer.produced_texts for writer in writers),
+            sum(writer.stored_points + writer.stored_texts for writer in writers),
+            sum(writer.missing for writer in writers),
+        ]
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        table.add_row(found.name, *(f"{count:,}" for count in counts))
+    table.add_row("[bold]all", *(f"[bold]{total:,}" for total in totals))
+    console.print(table)
+    if not whole:
+        console.print(f"[red]not all of it was stored within {STORED_WITHIN:.0f} s[/red]")
     return whole
+
+
+def show_pipeline(api: tracker.Api, ids: Sequence[str], waited: float) -> None:
+    """How fast it was, and what was sampled meanwhile."""
+    heading("The pipeline itself")
+    asked = {"project": PROJECT, "runs": ids}
+    ((batches, median, slowest),) = api.sql(LATENCY, asked).rows
+    ((samples, metrics, gpus),) = api.sql(TELEMETRY, asked).rows
+    console.print(
+        f"log() to stored, the oldest row of each of {batches} batches: p50 {median:.2f} s, p99 {slowest:.2f} s"
+    )
+    console.print(f"all of it was stored {waited:.1f} s after the training ended")
+    told = "host and GPU" if gpus else "host"
+    console.print(f"{samples:,} samples of {metrics} {told} metrics lie beside the runs")
+
+
+@contextmanager
+def in_trouble() -> Iterator[None]:
+    """Training processes that get into trouble, beside what is done meanwhile; at its end they have ended."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "troubles.py"), name, "--project", TROUBLES],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for name in NOTICED
+    ]
+    try:
+        yield
+    finally:
+        for process in processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
+
+
+def wait_noticed(api: tracker.Api, before: set[str]) -> bool:
+    """Waits until each trouble has an alert that fired. Whether that came."""
+    began = time.monotonic()
+    with console.status("waiting for the last alert: a loader is given half a minute"):
+        while time.monotonic() - began < NOTICED_WITHIN:
+            found = {kind for (kind,) in api.sql(ALERTS, {"project": TROUBLES, "before": sorted(before)}).rows}
+            if found >= set(NOTICED.values()):
+                return True
+            time.sleep(0.2)
+    missing = ", ".join(sorted(set(NOTICED.values()) - found))
+    console.print(f"[red]no alert fired within {NOTICED_WITHIN:.0f} s of kind {missing}[/red]")
+    return False
 
 
 def settled(writers: Sequence[object]) -> bool:

@@ -17,8 +17,11 @@ _NAMES = [field.name for field in fields(AlertRecord)]
 def list_alerts(
     database: Database, keys: Sequence[RunKey] | None = None, *, state: str | None = None, limit: int | None = None
 ) -> list[AlertRecord]:
-    """The alerts of these runs, or of all; what fires first, then the newest. `state`: pending, firing or resolved."""
-    conditions, params = ["1"], dict[str, Any]()
+    """The alerts of these runs, or of all; what fires first, then the newest. `state`: pending, firing or resolved.
+
+    A trouble that was over before its alert fired is none.
+    """
+    conditions, params = ["(fired IS NOT NULL OR state = 'pending')"], dict[str, Any]()
     if keys is not None:
         conditions.append("(project, run_id) IN {keys:Array(Tuple(String, String))}")
         params["keys"] = list(keys)
