@@ -3,7 +3,7 @@
 import base64
 import socketserver
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
@@ -22,27 +22,32 @@ class Request:
     body: bytes
 
 
+Answer = tuple[int, Mapping[str, str], bytes]
+"""A status, headers and a body."""
+
+
 @dataclass(slots=True)
 class HttpServer:
-    """`answers` are given in turn, the last one again and again: a status, headers and a body."""
+    """`answers` are given in turn, the last one again and again; one that is a function is asked what to answer."""
 
-    answers: list[tuple[int, Mapping[str, str], bytes]]
+    answers: list[Answer | Callable[[Request], Answer]]
     requests: list[Request] = field(default_factory=list)
     address: str = ""
 
 
 @contextmanager
-def http_server(*answers: int | tuple[int, Mapping[str, str], bytes]) -> Iterator[HttpServer]:
+def http_server(*answers: int | Answer | Callable[[Request], Answer]) -> Iterator[HttpServer]:
     """An HTTP server that answers so; 204 where nothing is said."""
-    plain = [(answer, {}, b"") if isinstance(answer, int) else answer for answer in answers or (204,)]
-    state = HttpServer(cast(list[tuple[int, Mapping[str, str], bytes]], plain))
+    state = HttpServer([(answer, {}, b"") if isinstance(answer, int) else answer for answer in answers or (204,)])
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            state.requests.append(Request(self.command, self.path, headers, body))
-            status, more, text = state.answers.pop(0) if len(state.answers) > 1 else state.answers[0]
+            request = Request(self.command, self.path, headers, body)
+            state.requests.append(request)
+            answer = state.answers.pop(0) if len(state.answers) > 1 else state.answers[0]
+            status, more, text = answer(request) if callable(answer) else answer
             self.send_response(status)
             for name, value in {**more, "Content-Length": str(len(text))}.items():
                 self.send_header(name, value)

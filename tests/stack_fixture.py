@@ -194,11 +194,15 @@ class Stack:
 
 
 @contextmanager
-def running_stack(directory: Path) -> Iterator[Stack]:
-    """A whole stack of one's own: Kafka, ClickHouse and the writer, with its forwarders, ended at the end."""
+def running_stack(directory: Path, **more: str) -> Iterator[Stack]:
+    """A whole stack of one's own: Kafka, ClickHouse and the writer, with its forwarders, ended at the end.
+
+    `more` are variables of its environment.
+    """
     home = Home(directory / "home")
     home.create()
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PULSETRAIN_", "WANDB_"))}
+    env |= more
     launch.prepare_kafka(kafka_jars.Silent(), env)
     with (
         home.log("supervisor").open("ab") as log,
