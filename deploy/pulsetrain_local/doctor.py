@@ -256,7 +256,7 @@ def _tables(env: Mapping[str, str]) -> Finding:
 
 def _services(home: Home) -> Iterator[Finding]:
     entries = {entry.get("name"): entry for entry in read_json(home.supervisor).get("services", ())}
-    for name in ("writer", "monitor"):
+    for name in ("writer", "monitor", "aggregator"):
         entry = entries.get(name)
         if entry is None or not home.has_supervisor():
             detail = "the local stack is not up, and where others run is not known here"

@@ -40,6 +40,7 @@ class Ports:
     clickhouse: int
     writer: int
     monitor: int
+    aggregator: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class KafkaRuntime:
 def choose_ports(home: Home, wanted: WantedPorts) -> Ports:
     """The ports asked for, else those of the last time where they are free, else free ones. Raises PortInUse."""
     last = read_json(home.ports)
-    names = ("kafka", "controller", "clickhouse", "writer", "monitor")
+    names = ("kafka", "controller", "clickhouse", "writer", "monitor", "aggregator")
     chosen: dict[str, int] = {}
     for name in names:
         asked = getattr(wanted, name, None)
@@ -131,6 +132,7 @@ def plan(home: Home, ports: Ports, runtime: KafkaRuntime | None, env: Mapping[st
     consumers = [
         _consumer(home, "writer", ports.writer, child_env),
         _consumer(home, "monitor", ports.monitor, child_env, lambda: _rules_options(home)),
+        _consumer(home, "aggregator", ports.aggregator, child_env),
     ]
     return Plan((*services, topics, migrations, *consumers), tuple(given), reach)
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from pulsetrain_consumers.monitor.silences import LOOK_SECONDS
 from tests.stack_fixture import Stack, running_stack
 from tests.waiting import wait_for
 
@@ -108,6 +109,32 @@ def test_a_process_that_is_killed_is_told_as_crashed(stack: Stack, tmp_path: Pat
         trained.process.kill()
         alert = wait_alert(stack, trained.run_id, "crashed", "firing")
     assert alert["severity"] == "critical"
+
+
+# Low from the moment on at which the monitor knows the silences that were made before the run.
+LOW = """
+run.alert_when("acc < 0.2", name="low", severity="critical", labels={{"team": "vision"}})
+began = time.monotonic()
+while True:
+    time.sleep(0.05)
+    run.log({{"acc": 0.5 if time.monotonic() < began + {wait} else 0.1}})
+"""
+
+
+def test_a_rule_of_the_script_fires_and_a_silence_keeps_it_from_the_script_until_it_is_lifted(
+    stack: Stack, tmp_path: Path
+) -> None:
+    stack.pulsetrain("alerts", "silence", "--project", "monitor-rule", "--kind", "rule", "--for", "1h")
+    (silence,) = json.loads(stack.pulsetrain("alerts", "silences", "--json").stdout)
+    with training(stack, tmp_path, "monitor-rule", LOW.format(wait=2 * LOOK_SECONDS)) as trained:
+        alert = wait_alert(stack, trained.run_id, "rule", "firing")
+        assert (alert["title"], alert["severity"], alert["labels"]) == ("low: acc", "critical", {"team": "vision"})
+        assert alert["silenced"]
+        assert "alert rule firing" not in trained.lines()
+        stack.pulsetrain("alerts", "lift", silence["silence_id"])
+        trained.wait_line("alert rule firing")
+    sql = "SELECT key FROM run_values WHERE run_id = %(run)s AND section = 'rule'"
+    assert stack.sql(sql, {"run": trained.run_id}) == [("low",)]
 
 
 def test_what_a_script_says_with_alert_is_told_once_within_its_wait(stack: Stack, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
-SERVICES = ["clickhouse", "kafka", "monitor", "writer"]
+SERVICES = ["aggregator", "clickhouse", "kafka", "monitor", "writer"]
 
 
 def pulsetrain(*arguments: str, check: bool = True, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -105,7 +105,7 @@ def test_everything_listens_on_loopback_alone(stack: Stack) -> None:
 def test_the_doctor_finds_nothing_wrong_with_a_stack_that_is_up(stack: Stack) -> None:
     findings = {finding["check"]: finding for finding in json.loads(stack.pulsetrain("doctor", "--json").stdout)}
     assert {name: finding["state"] for name, finding in findings.items() if finding["state"] != "ok"} == {}
-    assert {"java", "kafka jars", "topics", "migrations", "writer", "monitor", "clock"} <= set(findings)
+    assert {"java", "kafka jars", "topics", "migrations", "writer", "monitor", "aggregator", "clock"} <= set(findings)
 
 
 def test_the_doctor_says_what_to_do_where_nothing_is_up(tmp_path: Path) -> None:

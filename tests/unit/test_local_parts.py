@@ -195,7 +195,7 @@ def test_addresses_that_are_given_are_used_and_nothing_is_started_in_their_place
         "PULSETRAIN_CLICKHOUSE": "clickhouse://me:hidden@away:9000/pulsetrain",
     }
     made = plan(home, choose_ports(home, WantedPorts()), None, env)
-    assert [program.name for program in made.programs] == ["topics", "migrate", "writer", "monitor"]
+    assert [program.name for program in made.programs] == ["topics", "migrate", "writer", "monitor", "aggregator"]
     assert {given.name: given.address for given in made.given} == {
         "kafka": "far:9092",
         "clickhouse": "clickhouse://me:***@away:9000/pulsetrain",
@@ -209,7 +209,7 @@ def test_the_services_know_where_each_other_is_and_the_password_is_on_no_command
     ports_ = choose_ports(home, WantedPorts())
     made = plan(home, ports_, runtime(tmp_path), {"PATH": ""})
     by_name = {program.name: program for program in made.programs}
-    assert list(by_name) == ["kafka", "clickhouse", "topics", "migrate", "writer", "monitor"]
+    assert list(by_name) == ["kafka", "clickhouse", "topics", "migrate", "writer", "monitor", "aggregator"]
     assert by_name["writer"].environment["PULSETRAIN_KAFKA"] == f"127.0.0.1:{ports_.kafka}"
     assert by_name["writer"].after == {"topics", "migrate"}
     password = home.clickhouse_password()

@@ -239,30 +239,18 @@ class Monitor:
         # Where the broker's clock has gone back, what comes now is not of yesterday.
         watched.heard_at = max(watched.heard_at, arrived, self._now)
         watched.is_changed = True
-        try:
-            self._judge(watched, unread(event, read), arrived)
-        except Exception:
-            self._telemetry.errors.labels("detectors").inc()
-            log.exception("what came of run %s of %s could not be judged", origin.run_id, origin.project)
+        if isinstance(event, MetricBatch):
+            self._telemetry.points.inc(len(event.values))
+        for look in (_detect, _apply_rules):  # a fault of the ones keeps the others from nothing
+            try:
+                for finding in look(watched, unread(event, read), arrived):
+                    self._change(watched.book.note(finding, arrived))
+            except Exception:
+                self._telemetry.errors.labels("detectors").inc()
+                log.exception("what came of run %s of %s could not be judged", origin.run_id, origin.project)
         if isinstance(event, RunEvent) and event.alert is not None:
             told = watched.book.told_by_user(event.alert, origin.writer, origin.last_sequence, event.time / 1e6)
             self._change(told)
-
-    def _judge(self, watched: Watched, event: Any, arrived: float) -> None:
-        if isinstance(event, MetricBatch):
-            self._telemetry.points.inc(len(event.values))
-            self._note(watched, watched.watch.metrics(event), arrived)
-            self._note(watched, watched.rules.metrics(event, arrived), arrived)
-        elif isinstance(event, SystemBatch):
-            self._note(watched, watched.watch.system(event), arrived)
-            self._note(watched, watched.rules.system(event, arrived), arrived)
-        else:
-            self._note(watched, watched.watch.event(event), arrived)
-            self._note(watched, watched.rules.event(event, arrived), arrived)
-
-    def _note(self, watched: Watched, findings: Sequence[Finding], arrived: float) -> None:
-        for finding in findings:
-            self._change(watched.book.note(finding, arrived))
 
     def _decoded(self, record: Record, kind: type[Any]) -> Any:
         """The event; None for what cannot be read: the writer puts that aside."""
@@ -405,3 +393,20 @@ class Monitor:
                 log.info("%s: works", part)
             else:
                 log.warning("waiting: %s", problem)
+
+
+def _detect(watched: Watched, event: Any, arrived: float) -> Sequence[Finding]:
+    del arrived
+    if isinstance(event, MetricBatch):
+        return watched.watch.metrics(event)
+    if isinstance(event, SystemBatch):
+        return watched.watch.system(event)
+    return watched.watch.event(event)
+
+
+def _apply_rules(watched: Watched, event: Any, arrived: float) -> Sequence[Finding]:
+    if isinstance(event, MetricBatch):
+        return watched.rules.metrics(event, arrived)
+    if isinstance(event, SystemBatch):
+        return watched.rules.system(event, arrived)
+    return watched.rules.event(event, arrived)

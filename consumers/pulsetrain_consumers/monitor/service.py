@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 GROUP = "pulsetrain-monitor"
 _IDLE_SECONDS = 0.2
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)

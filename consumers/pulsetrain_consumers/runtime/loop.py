@@ -24,7 +24,7 @@ from pulsetrain_consumers.runtime.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-_IDLE_POLL_SECONDS = 0.05
+_IDLE_POLL_SECONDS = 0.2
 _BUSY_POLL_SECONDS = 0.005
 
 
