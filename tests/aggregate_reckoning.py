@@ -107,8 +107,12 @@ def expected_pyramid(points: Iterable[Point]) -> dict[tuple[Any, ...], dict[str,
 
 def _bucket(points: Sequence[Point]) -> dict[str, Any]:
     told = _Told(np.array([point.value for point in points]))
+    finite = [point for point in points if math.isfinite(point.value)]
+    low, high = (choose((point.value for point in finite), default=None) for choose in (min, max))
     return {
         "count": len(points),
+        "min_step": min((point.step for point in finite if point.value == low), default=None),
+        "max_step": min((point.step for point in finite if point.value == high), default=None),
         "nans": int(np.isnan(told.values).sum()),
         "pos_infs": int(np.isposinf(told.values).sum()),
         "neg_infs": int(np.isneginf(told.values).sum()),

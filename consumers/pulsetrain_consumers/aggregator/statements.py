@@ -51,8 +51,8 @@ WHERE host = %(host)s AND ts >= fromUnixTimestamp64Micro(%(first)s) AND ts <= fr
 """
 
 _BUCKET_COLUMNS = (
-    "project, run_id, level, metric, rank, bucket, count, nans, pos_infs, neg_infs, min, max, sum, first, last, "
-    "first_step, last_step, first_ts, last_ts, version"
+    "project, run_id, level, metric, rank, bucket, count, nans, pos_infs, neg_infs, min, max, min_step, "
+    "max_step, sum, first, last, first_step, last_step, first_ts, last_ts, version"
 )
 
 _LATER = """
@@ -81,7 +81,8 @@ INSERT INTO metric_buckets ({_BUCKET_COLUMNS})
 SELECT
     project, run_id, 0, metric, rank, intDiv(step, {BASE_STEPS}) AS base_bucket,
     countIf(alive), countIf(alive AND isNaN(value)), countIf(alive AND value = inf), countIf(alive AND value = -inf),
-    minIf(value, alive AND isFinite(value)), maxIf(value, alive AND isFinite(value)),
+    minIf((value, step), alive AND isFinite(value)).1, maxIf((value, -step), alive AND isFinite(value)).1,
+    minIf((value, step), alive AND isFinite(value)).2, -maxIf((value, -step), alive AND isFinite(value)).2,
     sumIf(value, alive AND isFinite(value)),
     argMinIf(value, {_PLACE}, alive), argMaxIf(value, {_PLACE}, alive),
     minIf(step, alive), maxIf(step, alive), minIf(ts, alive), maxIf(ts, alive),
@@ -99,6 +100,9 @@ GROUP BY project, run_id, metric, rank, base_bucket
 """  # noqa: S608
 
 
+_HAS_FINITE = "b.count > b.nans + b.pos_infs + b.neg_infs"
+
+
 def upper_buckets(level: int) -> str:
     """A higher level, from the one below it."""
     return f"""
@@ -106,7 +110,8 @@ INSERT INTO metric_buckets ({_BUCKET_COLUMNS})
 SELECT
     project, run_id, {level}, metric, rank, intDiv(bucket, {FACTOR}) AS upper_bucket,
     sum(b.count), sum(b.nans), sum(b.pos_infs), sum(b.neg_infs),
-    minIf(b.min, b.count > b.nans + b.pos_infs + b.neg_infs), maxIf(b.max, b.count > b.nans + b.pos_infs + b.neg_infs),
+    minIf((b.min, b.min_step), {_HAS_FINITE}).1, maxIf((b.max, -b.max_step), {_HAS_FINITE}).1,
+    minIf((b.min, b.min_step), {_HAS_FINITE}).2, -maxIf((b.max, -b.max_step), {_HAS_FINITE}).2,
     sum(b.sum),
     argMinIf(b.first, b.bucket, b.count > 0), argMaxIf(b.last, b.bucket, b.count > 0),
     minIf(b.first_step, b.count > 0), maxIf(b.last_step, b.count > 0),

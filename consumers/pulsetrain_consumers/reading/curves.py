@@ -2,6 +2,9 @@
 
 A bucket tells the least and the greatest value with their steps, the mean, the last value, and how many points were
 NaN or infinite. The width of a curve's buckets is a power of two, so that curves of many lengths share their grid.
+
+Long curves of long runs are made of the buckets that the aggregator has summed up already (view metric_pyramid), which
+tell the same; the first and the last bucket of these may be cut where the grid of the pyramid cuts them.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from pulsetrain_consumers.reading.database import Database
 from pulsetrain_consumers.reading.lineage import sources
 from pulsetrain_consumers.reading.model import Curve, RunKey, Telemetry
+from pulsetrain_consumers.reading.pyramid import summed_up
 
 _SIZES = """
 SELECT count() AS points FROM latest_metrics
@@ -23,26 +27,46 @@ WHERE (project, run_id) IN {keys:Array(Tuple(String, String))}
     AND (project, source_run_id) IN {sources:Array(Tuple(String, String))}
 GROUP BY project, run_id, metric
 """
+_SUMMED_SIZES = """
+SELECT sum(count) AS points FROM metric_pyramid
+WHERE (project, run_id) IN {keys:Array(Tuple(String, String))} AND level = 5
+GROUP BY project, run_id, metric
+"""
+# Of the runs in `summed`, which series are long: these are made of the pyramid, by so wide buckets of that level.
+_LONG = """
+    long AS
+    (
+        SELECT project, run_id, metric, (toFloat64(max(last_step)) - min(first_step) + 1) / {buckets:UInt32} AS share,
+               toInt64(exp2(ceil(log2(share)))) AS wide,
+               toUInt8(least(5, intDiv(toInt64(log2(wide)) - 6, 3))) AS of_level
+        FROM metric_pyramid
+        WHERE (project, run_id) IN {summed:Array(Tuple(String, String))} AND level = 5
+        GROUP BY project, run_id, metric
+        HAVING sum(count) > {buckets:UInt32} AND share > 64
+    )
+"""
 _TELEMETRY_SIZES = """
 SELECT count() AS points FROM system
 WHERE (project, run_id) IN {keys:Array(Tuple(String, String))}
 GROUP BY project, run_id, host, gpu, metric
 """
 
-_CURVES = """
+_CURVES = f"""
 WITH
+    {_LONG},
     points AS
     (
         SELECT project, run_id, metric, step, ts, value
         FROM latest_metrics
-        WHERE (project, run_id) IN {keys:Array(Tuple(String, String))}
-            AND (project, source_run_id) IN {sources:Array(Tuple(String, String))}
+        WHERE (project, run_id) IN {{keys:Array(Tuple(String, String))}}
+            AND (project, source_run_id) IN {{sources:Array(Tuple(String, String))}}
+            AND (project, run_id, metric) NOT IN (SELECT project, run_id, metric FROM long)
     ),
     widths AS
     (
         SELECT project, run_id, metric, min(step) AS origin,
-               (toFloat64(max(step)) - origin + 1) / {buckets:UInt32} AS share,
-               if(count() <= {buckets:UInt32} OR share <= 1, 1, toInt64(exp2(ceil(log2(share))))) AS width
+               (toFloat64(max(step)) - origin + 1) / {{buckets:UInt32}} AS share,
+               if(count() <= {{buckets:UInt32}} OR share <= 1, 1, toInt64(exp2(ceil(log2(share))))) AS width
         FROM points
         GROUP BY project, run_id, metric
     )
@@ -68,7 +92,34 @@ FROM points
 INNER JOIN widths ON points.project = widths.project AND points.run_id = widths.run_id AND points.metric = widths.metric
 GROUP BY project, run_id, metric, bucket
 ORDER BY project, run_id, metric, bucket
-"""
+"""  # noqa: S608  all of it is ours
+
+_LONG_CURVES = f"""
+WITH {_LONG}
+SELECT
+    b.project AS project,
+    b.run_id AS run_id,
+    b.metric AS metric,
+    intDiv(b.bucket, intDiv(wide, b.width)) AS at,
+    min(b.first_step) AS first_step,
+    toUnixTimestamp64Micro(min(b.first_ts)) AS first_time,
+    sum(b.count) AS counts,
+    sumIf(assumeNotNull(b.mean) * b.finite, b.finite > 0) / sum(b.finite) AS means,
+    minIf(assumeNotNull(b.min), b.finite > 0) AS lows,
+    maxIf(assumeNotNull(b.max), b.finite > 0) AS highs,
+    minIf((assumeNotNull(b.min), assumeNotNull(b.min_step)), b.finite > 0).2 AS low_steps,
+    -maxIf((assumeNotNull(b.max), -assumeNotNull(b.max_step)), b.finite > 0).2 AS high_steps,
+    argMax(b.last, b.last_step) AS lasts,
+    max(b.last_step) AS last_steps,
+    sum(b.nans) AS nans,
+    sum(b.pos_infs) AS positive_infinities,
+    sum(b.neg_infs) AS negative_infinities
+FROM metric_pyramid AS b
+INNER JOIN long ON b.project = long.project AND b.run_id = long.run_id AND b.metric = long.metric
+WHERE (b.project, b.run_id, b.level, b.metric) IN (SELECT project, run_id, of_level, metric FROM long)
+GROUP BY project, run_id, metric, at
+ORDER BY project, run_id, metric, at
+"""  # noqa: S608  all of it is ours
 
 _TELEMETRY = """
 WITH
@@ -127,7 +178,11 @@ class Sizes:
 
 def metric_sizes(database: Database, keys: Sequence[RunKey]) -> Sizes:
     """The sizes of the runs' curves."""
-    return _sizes(database, _SIZES, keys, sources=sources(database, keys))
+    summed = summed_up(database, keys)
+    other = sorted(set(keys) - set(summed))
+    parts = [_sizes(database, _SUMMED_SIZES, summed)] if summed else []
+    parts += [_sizes(database, _SIZES, other, sources=sources(database, other))] if other else []
+    return Sizes(np.concatenate([part.points for part in parts]) if parts else np.empty(0, np.int64))
 
 
 def telemetry_sizes(database: Database, keys: Sequence[RunKey]) -> Sizes:
@@ -135,9 +190,23 @@ def telemetry_sizes(database: Database, keys: Sequence[RunKey]) -> Sizes:
     return _sizes(database, _TELEMETRY_SIZES, keys)
 
 
-def curves(database: Database, keys: Sequence[RunKey], buckets: int) -> dict[RunKey, list[Curve]]:
-    """Every metric of the runs in at most about `buckets` buckets each, by run, in the order of the metrics' names."""
-    columns = database.arrays(_CURVES, keys=list(keys), sources=sources(database, keys), buckets=buckets)
+def curves(
+    database: Database, keys: Sequence[RunKey], buckets: int, *, long: int | None = None
+) -> dict[RunKey, list[Curve]]:
+    """Every metric of the runs in at most about `buckets` buckets each, by run, in the order of the metrics' names.
+
+    `long`: from how many points of a run on what the aggregator has summed up is taken; see `pyramid`.
+    """
+    summed = summed_up(database, keys, long)
+    shown = {"keys": list(keys), "sources": sources(database, keys), "buckets": buckets, "summed": summed}
+    found = _curves(database.arrays(_CURVES, **shown))
+    if summed:
+        for key, more in _curves(database.arrays(_LONG_CURVES, buckets=buckets, summed=summed)).items():
+            found[key] = sorted([*found.get(key, ()), *more], key=lambda curve: curve.metric)
+    return found
+
+
+def _curves(columns: dict[str, NDArray[Any]]) -> dict[RunKey, list[Curve]]:
     found: dict[RunKey, list[Curve]] = {}
     for (project, run_id, metric), part in _split(columns, "project", "run_id", "metric"):
         finite = (
