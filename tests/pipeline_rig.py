@@ -25,17 +25,25 @@ from tests.waiting import wait_for
 
 
 class WriterProcess:
-    """`pulsetrain consumer writer`, as a process; `command` is the module that is the `pulsetrain` command."""
+    """`pulsetrain consumer writer`, or another service, as a process; `command` is the module that is the `pulsetrain`
+    command.
+    """
 
     def __init__(
-        self, pipeline: "Pipeline", number: int, options: Sequence[str], command: str, env: Mapping[str, str]
+        self,
+        pipeline: "Pipeline",
+        number: int,
+        options: Sequence[str],
+        command: str,
+        env: Mapping[str, str],
+        service: str = "writer",
     ) -> None:
-        self.port_file = pipeline.directory / f"writer-{number}.port"
-        self.log_file = pipeline.directory / f"writer-{number}.log"
+        self.port_file = pipeline.directory / f"{service}-{number}.port"
+        self.log_file = pipeline.directory / f"{service}-{number}.log"
         fixed = ["--port-file", str(self.port_file), "--session-timeout", "6"]
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", command, "consumer", "writer", *fixed, *options],
+                [sys.executable, "-m", command, "consumer", service, *fixed, *options],
                 env={**pipeline.env, **env},
                 stdout=log,
                 stderr=log,
@@ -62,9 +70,11 @@ class WriterProcess:
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        lines = [
-            line for line in self.get("/metrics")[1].splitlines() if line.startswith(f"pulsetrain_consumer_{name}")
-        ]
+        return self.told(f"pulsetrain_consumer_{name}")
+
+    def told(self, name: str) -> float:
+        """The sum of a metric of this whole name over its labels."""
+        lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith(name)]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def cpu_seconds(self) -> float:
@@ -107,9 +117,13 @@ class Pipeline:
         self.client = connect(self.address)
 
     def writer(
-        self, *options: str, command: str = "pulsetrain.commands", env: Mapping[str, str] | None = None
+        self,
+        *options: str,
+        command: str = "pulsetrain.commands",
+        env: Mapping[str, str] | None = None,
+        service: str = "writer",
     ) -> WriterProcess:
-        process = WriterProcess(self, len(self.writers), options, command, env or {})
+        process = WriterProcess(self, len(self.writers), options, command, env or {}, service)
         self.writers.append(process)
         return process
 

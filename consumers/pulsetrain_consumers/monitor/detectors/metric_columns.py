@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pulsetrain_schemas.events import MetricBatch
 
 # Of a metric with more values in a message every n-th is taken, from the first on.
 MOST = 32
+# As long as there are values that are no numbers, so many at most.
+MOST_ODD = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +33,31 @@ def columns(batch: MetricBatch, keys: Sequence[int]) -> list[Column]:
     rows = len(batch.row_times)
     block = batch.values.reshape(rows, len(shape))[:, [shape.index(key) for key in keys]]
     finite = np.isfinite(block)
-    whole: list[bool] = [True] * len(keys)
     if not finite.all():
-        whole = np.logical_and.reduce(finite, axis=0).tolist()
+        times, steps = np.asarray(batch.row_times) / 1e6, np.asarray(batch.row_steps)
+        return [_column(values, times, steps, fine) for values, fine in zip(block.T, finite.T, strict=True)]
     row_times, row_steps = batch.row_times, batch.row_steps
     if rows > MOST:
         stride = -(-rows // MOST)
         block, row_times, row_steps = block[::stride], row_times[::stride], row_steps[::stride]
-    times, steps = (np.asarray(row_times) / 1e6).tolist(), np.asarray(row_steps).tolist()
-    return [Column(values, times, steps, fine) for values, fine in zip(block.T.tolist(), whole, strict=True)]
+    all_times, all_steps = (np.asarray(row_times) / 1e6).tolist(), np.asarray(row_steps).tolist()
+    return [Column(values, all_times, all_steps, True) for values in block.T.tolist()]
+
+
+def _column(
+    values: NDArray[np.float64], times: NDArray[np.float64], steps: NDArray[np.integer[Any]], finite: NDArray[np.bool_]
+) -> Column:
+    """Every n-th of the values, and all that are no numbers, each with what follows it: two in a row must show."""
+    count = len(values)
+    whole = bool(finite.all())
+    keep = np.zeros(count, bool)
+    keep[:: max(1, -(-count // MOST))] = True
+    keep |= ~finite
+    keep[1:] |= ~finite[:-1]
+    chosen = np.flatnonzero(keep)
+    if len(chosen) > MOST_ODD:
+        chosen = np.concatenate([chosen[: MOST_ODD // 2], chosen[-MOST_ODD // 2 :]])
+    return Column(values[chosen].tolist(), times[chosen].tolist(), steps[chosen].tolist(), whole)
 
 
 def _only_shape(batch: MetricBatch) -> list[int] | None:
@@ -64,9 +84,6 @@ def _of_several_shapes(batch: MetricBatch, keys: Sequence[int]) -> list[Column]:
             found.append(Column([], [], [], True))
             continue
         points = np.flatnonzero(point_keys == key)
-        values = np.asarray(batch.values)[points]
-        whole = bool(np.isfinite(values).all())
-        stride = max(1, -(-len(points) // MOST))
-        rows = point_rows[points[::stride]]
-        found.append(Column(values[::stride].tolist(), times[rows].tolist(), steps[rows].tolist(), whole))
+        values, rows = np.asarray(batch.values)[points], point_rows[points]
+        found.append(_column(values, times[rows], steps[rows], np.isfinite(values)))
     return found
