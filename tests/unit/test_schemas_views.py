@@ -263,6 +263,39 @@ def test_a_point_stands_beside_the_latest_sample_of_every_gpu_of_its_run_and_ran
     assert (rows[0]["power_watts"], rows[0]["memory_used_bytes"], rows[0]["sample_ts"]) == (109.5, None, at(9.5))
 
 
+def test_a_sample_stands_beside_the_step_that_its_run_and_rank_had_come_to(engine: Engine, project: str):
+    for second in (0, 10, 10.6, 60):
+        engine.sample(project, "A", "utilization_percent", second, second)
+    engine.sample(project, "", "cpu_percent", 10, 5, gpu_index=-1)
+    engine.sample(project, "B", "utilization_percent", 60, 7, rank=1)
+    for step, second in ((3, 5), (4, 10.2), (5, 10.3)):
+        engine.point(project, step, second)
+        engine.point(project, step, second, metric="acc")
+    engine.point(project, 9, 50, rank=1)
+    found = engine.rows(
+        f"SELECT * FROM step_at_sample WHERE project = '{project}' AND run_id = 'r' ORDER BY rank, metric, ts"
+    )
+    told = [(row["metric"], row["gpu"], row["value"], row["step"]) for row in found]
+    assert told == [
+        ("cpu_percent", "", 5, 3),
+        *(("utilization_percent", "A", value, step) for value, step in ((0, None), (10, 3), (10.6, 5), (60, 5))),
+        ("utilization_percent", "B", 7, 9),
+    ]
+    assert [row["step_ts"] for row in found if row["value"] in (0, 10)] == [None, at(5)]
+
+
+def test_a_sample_stands_beside_the_step_of_the_latest_attempt(engine: Engine, project: str):
+    for attempt, first in enumerate((0, 2)):
+        engine.event(project, "start", attempt * 10, 1, attempt=attempt, first_step=first, writer=f"w{attempt}")
+        for step in range(first, 4):
+            second = attempt * 10 + step
+            engine.point(project, step, second, value=attempt, attempt=attempt, writer=f"w{attempt}")
+    for second in (5, 12.5):
+        engine.sample(project, "A", "utilization_percent", second, second)
+    rows = engine.rows(f"SELECT value, step FROM step_at_sample WHERE project = '{project}' ORDER BY ts")
+    assert [(row["value"], row["step"]) for row in rows] == [(5, 1), (12.5, 2)], "3 was replaced"
+
+
 def test_gpus_stand_beside_what_the_latest_attempt_logged(engine: Engine, project: str):
     engine.sample(project, "A", "utilization_percent", 0, 50)
     for attempt, first in enumerate((0, 2)):
@@ -324,6 +357,12 @@ def test_a_filter_on_run_and_metric_reaches_both_tables_of_gpu_at_step(engine: E
     prewhere = [line for line in plan.splitlines() if "Condition:" in line and "run_id in" in line]
     assert len(prewhere) >= 3, plan
     assert any("metric in ['loss', 'loss']" in line for line in prewhere), plan
+
+
+def test_a_filter_on_the_run_reaches_both_tables_of_step_at_sample(engine: Engine):
+    plan = engine.text("EXPLAIN indexes = 1 SELECT value FROM step_at_sample WHERE project = 'p' AND run_id = 'r'")
+    reached = [line for line in plan.splitlines() if "Condition:" in line and "run_id in" in line]
+    assert len(reached) >= 2, plan
 
 
 def test_where_an_attempt_goes_back_the_earlier_attempts_rows_from_there_on_are_left_out(engine: Engine, project: str):
