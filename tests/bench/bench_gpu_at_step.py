@@ -29,7 +29,8 @@ FROM numbers({POINTS})
 """
 _SYSTEM = f"""
 INSERT INTO system (host, gpu, gpu_index, metric, ts, value, project, run_id, rank, writer, sequence, attempt_started)
-SELECT concat('node-', toString(modulo(%(run)s, 8))), concat('GPU-', toString(modulo(%(run)s, 8)), '-', toString(g)), g, m,
+SELECT concat('node-', toString(modulo(%(run)s, 8))), concat('GPU-', toString(modulo(%(run)s, 8)), '-', toString(g)),
+    g, m,
     toDateTime64('2026-11-01 00:00:00', 6, 'UTC') + toIntervalSecond(second), rand() / 4e7, 'bench',
     concat('run-', toString(%(run)s)), 0, concat('s-', toString(%(run)s)), second + 1,
     toDateTime('2026-11-01 00:00:00', 'UTC')
