@@ -1,13 +1,17 @@
 """A small part of the corpus: every kind of finding once, and what looks like one. The whole is `python -m
 tests.corpus`."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tests.corpus.evaluation import heard, judge, wrong
 from tests.corpus.generator import FAULTS, HEALTHY, case, cases
 
 # Jobs of 64 ranks take a second each; the one that hangs stands for them.
-FAULTY = [kind for kind in FAULTS if "64" not in kind and "host" not in kind] + ["hung_rank_of_64"]
+FAULTY = [kind for kind in FAULTS if "64" not in kind and "host" not in kind]
+FAULTY += ["hung_rank_of_64", "host_out_of_memory"]
 WELL = [kind for kind in HEALTHY if "64" not in kind]
 SEED = 1
 
@@ -24,6 +28,15 @@ def test_a_case_is_the_same_for_the_same_seed() -> None:
     assert one.label == two.label
     assert [time for time, _ in one.events] == [time for time, _ in two.events]
     assert [time for time, _ in one.events] != [time for time, _ in case("loss_spike", 8).events]
+
+
+def test_every_kind_of_finding_has_a_case_here_but_what_a_process_tells_itself() -> None:
+    kinds = {kind for fault in FAULTS for kind in case(fault, SEED).label.kinds}
+    assert {kind for fault in FAULTY for kind in case(fault, SEED).label.kinds} == kinds
+    documented = re.findall(
+        r"^\| `(\w+)` \|", (Path(__file__).parents[2] / "docs/monitoring.md").read_text(), re.MULTILINE
+    )
+    assert kinds | {"loader_stall"} == set(documented)
 
 
 @pytest.mark.parametrize("kind", FAULTY)

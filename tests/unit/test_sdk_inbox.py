@@ -24,8 +24,11 @@ class Process:
         self.said: list[str] = []
         self.noted: list[str] = []
         self.interrupted = 0
-        self.inbox = Inbox(
-            lambda: self.file, Faults(self.noted.append), interrupt=self._interrupt, say=self.said.append
+        self.inbox = self.new()
+
+    def new(self, **more: bool) -> Inbox:
+        return Inbox(
+            lambda: self.file, Faults(self.noted.append), interrupt=self._interrupt, say=self.said.append, **more
         )
 
     def _interrupt(self) -> None:
@@ -119,6 +122,15 @@ def test_a_forked_child_reads_its_own_inbox_from_the_beginning(process: Process,
     process.file = tmp_path / "child.jsonl"
     process.told(command("checkpoint"))
     assert len(heard) == 2
+
+
+def test_an_alert_that_fires_is_said_on_the_console_and_what_the_script_raised_itself_is_not(process: Process) -> None:
+    for changed in ({}, {"state": "resolved"}, {"kind": "user"}):
+        process.told({"id": "1", "alert": {**ALERT, **changed}})
+    assert process.said == ["critical alert, t: x"]
+    process.inbox = process.new(says_alerts=False)
+    process.told({"id": "2", "alert": ALERT})
+    assert process.said == ["critical alert, t: x"]
 
 
 @pytest.mark.parametrize("handler", ["default_int_handler", "SIG_IGN", "SIG_DFL"])

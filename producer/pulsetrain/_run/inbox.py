@@ -68,7 +68,8 @@ SignalCallback = Callable[[Signal], object]
 class Inbox:
     """Reads the file, and calls who asked to be called. `file` says where it is now: a forked child has its own.
 
-    `each` is called with every look, on the same thread.
+    `each` is called with every look, on the same thread. Alerts are said on the console too, where `says_alerts`, but
+    for the script's own.
     """
 
     def __init__(
@@ -77,12 +78,14 @@ class Inbox:
         faults: Faults,
         *,
         each: Callable[[], object] = lambda: None,
+        says_alerts: bool = True,
         interrupt: Callable[[], object] = interrupt,
         say: Callable[[str], None] = tell,
     ) -> None:
         self._file = file
         self._faults = faults
         self._each = each
+        self._says_alerts = says_alerts
         self._interrupt = interrupt
         self._say = say
         self._alert_callbacks: list[AlertCallback] = []
@@ -141,6 +144,8 @@ class Inbox:
     def _take(self, entry: Mapping[str, Any]) -> None:
         if "alert" in entry:
             alert = Alert(**{name: entry["alert"].get(name) for name in Alert.__dataclass_fields__})
+            if self._says_alerts and alert.state == "firing" and alert.kind != "user":
+                self._say(f"{alert.severity} alert, {alert.title}: {alert.text}")
             for callback in self._alert_callbacks:
                 self._call(callback, alert)
             return

@@ -192,6 +192,7 @@ def _begin_written(settings: RunSettings) -> tuple[Run, "ActiveRun"]:
         lambda: None if history.directory is None else history.directory / INBOX,
         faults,
         each=WaitWatch(timers, history).look,
+        says_alerts=not settings.quiet and not settings.silent,
     )
     run = Run(
         settings, run_id=begun.run_id, name=name, attempt=begun.attempt, resumed=begun.resumed, start_time=started,
