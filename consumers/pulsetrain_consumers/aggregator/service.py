@@ -4,13 +4,11 @@ It is a consumer group of its own, and scales as the writer does. The topics tel
 that comes to: see `sink` and `store`.
 """
 
-import logging
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from pulsetrain_consumers.aggregator.changes import Changes
 from pulsetrain_consumers.aggregator.sink import AGGREGATOR_TOPICS, LIMITS, AggregatorSink
@@ -18,92 +16,51 @@ from pulsetrain_consumers.aggregator.store import THREADS, ClickHouseAggregates,
 from pulsetrain_consumers.aggregator.stored import KafkaStored
 from pulsetrain_consumers.aggregator.telemetry import AggregatorTelemetry
 from pulsetrain_consumers.clickhouse import connect
-from pulsetrain_consumers.runtime.broker import Clock, SystemClock
+from pulsetrain_consumers.runtime.broker import Clock
 from pulsetrain_consumers.runtime.dead_letters import DeadLetters
 from pulsetrain_consumers.runtime.health import Health
-from pulsetrain_consumers.runtime.http import LOOPBACK, ServiceServer
-from pulsetrain_consumers.runtime.kafka import KafkaGroupConsumer
 from pulsetrain_consumers.runtime.loop import Loop
-from pulsetrain_consumers.runtime.membership import Membership
-from pulsetrain_consumers.runtime.roster import Roster, directory
+from pulsetrain_consumers.runtime.service import Process, ServiceOptions, member, run_loop, serve
 from pulsetrain_consumers.runtime.telemetry import Telemetry
 from pulsetrain_consumers.writer.service import GROUP as WRITERS
-from pulsetrain_schemas.addresses import ClickHouseAddress, KafkaAddress
-from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing
 from pulsetrain_schemas.topics import TOPICS
 
-log = logging.getLogger(__name__)
-
 GROUP = "pulsetrain-aggregator"
-GRACE_SECONDS = 7.0
 # Statements over some ten million points take a while on a machine that has other things to do.
 _ANSWER_SECONDS = 600.0
-_LAG_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class AggregatorOptions:
-    """How an aggregator runs. Under `home` the members of its group on this machine are written down.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregatorOptions(ServiceOptions):
+    """How an aggregator runs.
 
     `max_age` is how many seconds a change waits for others: what is read back for a bucket costs the same for one new
     point in it as for all, so the longer the cheaper. `writers` is the group that must have stored what is aggregated.
     """
 
-    kafka: KafkaAddress
-    clickhouse: ClickHouseAddress
-    home: Path
     group: str = GROUP
     writers: str = WRITERS
-    metrics_host: str = LOOPBACK
-    metrics_port: int = 0
     max_age: float = LIMITS.max_age
     threads: int = THREADS
-    session_timeout: float = 10.0
-    framing: Framing = field(default=SINGLE_OBJECT)
 
 
-def run(
-    options: AggregatorOptions,
-    stopping: Callable[[], bool],
-    listening: Callable[[int], None],
-    ready: Callable[[], None],
-) -> None:
-    """Runs an aggregator until `stopping`; `listening` is told the port of the metrics, `ready` when it works.
-
-    Raises OSError where the port of the metrics is taken.
-    """
-    clock: Clock = SystemClock()
-    telemetry, health = AggregatorTelemetry(), Health(clock)
-    with ServiceServer(health, telemetry.registry, options.metrics_host, options.metrics_port) as server:
-        listening(server.port)
-        _consume(options, clock, telemetry, health, stopping, ready)
+def run(options: AggregatorOptions, process: Process) -> None:
+    """Runs an aggregator until its process is to stop. Raises OSError where the port of the metrics is taken."""
+    telemetry = AggregatorTelemetry()
+    serve(options, process, telemetry, lambda clock, health: _consume(options, process, clock, telemetry, health))
 
 
 def _consume(
-    options: AggregatorOptions,
-    clock: Clock,
-    telemetry: AggregatorTelemetry,
-    health: Health,
-    stopping: Callable[[], bool],
-    ready: Callable[[], None],
+    options: AggregatorOptions, process: Process, clock: Clock, telemetry: AggregatorTelemetry, health: Health
 ) -> None:
     limits = replace(LIMITS, max_age=options.max_age)
-    roster = Roster(directory(options.home, options.group, str(options.kafka)))
     stored = KafkaStored(options.kafka, options.writers)
     with (
         connect(options.clickhouse, timeout=_ANSWER_SECONDS, client_name="pulsetrain-aggregator") as client,
         ThreadPoolExecutor(1, thread_name_prefix="store") as executor,
     ):
-        consumer = KafkaGroupConsumer(
-            options.kafka,
-            options.group,
-            AGGREGATOR_TOPICS,
-            clock,
-            membership=Membership(options.kafka, options.group, roster),
-            session_timeout=options.session_timeout,
-        )
         loop: Loop[Changes] = Loop(
-            consumer,
+            member(options, AGGREGATOR_TOPICS, clock),
             AggregatorSink(
                 ClickHouseAggregates(client, clock.now, Effort(threads=options.threads)),
                 stored,
@@ -121,18 +78,7 @@ def _consume(
             health=health,
             limits=limits,
         )
-        measured, told = 0.0, False
-        while not stopping():
-            loop.tick()
-            now = clock.monotonic()
-            if now - measured >= _LAG_SECONDS:
-                loop.measure_lag()
-                measured = now
-            if not told and health.ready()[0]:
-                told = True
-                ready()
-        log.info("stopping: what was read is aggregated first")
-        loop.finish(GRACE_SECONDS)
+        run_loop(loop, process, clock, health)
         executor.shutdown(wait=False, cancel_futures=True)
     stored.close()
 

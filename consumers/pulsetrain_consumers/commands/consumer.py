@@ -8,14 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pulsetrain_schemas import addresses
+
+if TYPE_CHECKING:
+    from pulsetrain_consumers.runtime.service import Process
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -67,9 +69,9 @@ def writer(group: str, max_age: float, **given: Any) -> None:
     """Store what is logged in ClickHouse. Several may run, they share the partitions. SIGTERM ends it in order."""
     from pulsetrain_consumers.writer import service
 
-    def start(common: dict[str, Any], process: _Process) -> None:
+    def start(common: dict[str, Any], process: "Process") -> None:
         options = service.WriterOptions(group=group, max_age=max_age, **common)
-        service.run(options, process.stopping, process.listening, process.ready)
+        service.run(options, process)
 
     _run("writer", f"group {group}, storing in", given, start)
 
@@ -106,9 +108,9 @@ def monitor(group: str, config: Path | None, directories: tuple[Path, ...], **gi
         directories = (home / configuration.RULES_NAME,)
     rules = configuration.read_rules(directories, known.rules)
 
-    def start(common: dict[str, Any], process: _Process) -> None:
+    def start(common: dict[str, Any], process: "Process") -> None:
         options = service.MonitorOptions(group=group, routes=routes, rules=rules, silences=known.silences, **common)
-        service.run(options, process.stopping, process.listening, process.ready)
+        service.run(options, process)
 
     _run("monitor", f"group {group}, remembering in", given, start)
 
@@ -141,9 +143,9 @@ def aggregator(group: str, writers: str, max_age: float, threads: int, backfill:
         return
     from pulsetrain_consumers.aggregator import service
 
-    def start(common: dict[str, Any], process: _Process) -> None:
+    def start(common: dict[str, Any], process: "Process") -> None:
         options = service.AggregatorOptions(group=group, writers=writers, max_age=max_age, threads=threads, **common)
-        service.run(options, process.stopping, process.listening, process.ready)
+        service.run(options, process)
 
     _run("aggregator", f"group {group}, summing up in", given, start)
 
@@ -165,21 +167,13 @@ def _backfill(threads: int, log_json: bool) -> None:
     click.echo(f"the aggregates of {runs} runs and {hosts} hosts are computed")
 
 
-@dataclass(frozen=True, slots=True)
-class _Process:
-    """What a service asks and tells while it runs."""
-
-    stopping: Callable[[], bool]
-    listening: Callable[[int], None]
-    ready: Callable[[], None]
-
-
-def _run(name: str, does: str, given: Mapping[str, Any], start: Callable[[dict[str, Any], _Process], None]) -> None:
+def _run(name: str, does: str, given: Mapping[str, Any], start: "Callable[[dict[str, Any], Process], None]") -> None:
     """Runs a service in this process until a signal ends it."""
     _configure_logging(given["log_json"])
     stop = threading.Event()
     _stop_on_signals(stop)
 
+    from pulsetrain_consumers.runtime.service import Process
     from pulsetrain_schemas.published import framing
 
     log = logging.getLogger(f"pulsetrain.{name}")
@@ -209,7 +203,7 @@ def _run(name: str, does: str, given: Mapping[str, Any], start: Callable[[dict[s
         "framing": framing(),
     }
     try:
-        start(common, _Process(stop.is_set, listening, lambda: log.info("ready: %s %s", does, clickhouse)))
+        start(common, Process(stop.is_set, listening, lambda: log.info("ready: %s %s", does, clickhouse)))
     except OSError as error:
         where = f"{host}:{given['metrics_port']}"
         raise click.ClickException(f"the metrics cannot be served at {where}: {error.strerror or error}") from error

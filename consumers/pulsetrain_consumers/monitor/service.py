@@ -6,10 +6,9 @@ others wait to take its place.
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from pulsetrain_consumers.clickhouse import connect
 from pulsetrain_consumers.monitor.monitor import MONITOR_TOPICS, Monitor
@@ -19,16 +18,12 @@ from pulsetrain_consumers.monitor.silences import ClickHouseSilences, Silence, S
 from pulsetrain_consumers.monitor.state import ClickHouseState
 from pulsetrain_consumers.monitor.telemetry import MonitorTelemetry
 from pulsetrain_consumers.monitor.telling import ALERT_TOPIC
-from pulsetrain_consumers.runtime.broker import Clock, SystemClock
+from pulsetrain_consumers.runtime.broker import Clock
 from pulsetrain_consumers.runtime.follower import KafkaFollower
 from pulsetrain_consumers.runtime.health import Health
-from pulsetrain_consumers.runtime.http import LOOPBACK, ServiceServer
-from pulsetrain_consumers.runtime.kafka import KafkaGroupConsumer, KafkaPublisher
-from pulsetrain_consumers.runtime.membership import Membership
-from pulsetrain_consumers.runtime.roster import Roster, directory
-from pulsetrain_schemas.addresses import ClickHouseAddress, KafkaAddress
+from pulsetrain_consumers.runtime.kafka import KafkaPublisher
+from pulsetrain_consumers.runtime.service import Process, ServiceOptions, member, serve
 from pulsetrain_schemas.alert_rules import Rule
-from pulsetrain_schemas.framing import SINGLE_OBJECT, Framing
 
 log = logging.getLogger(__name__)
 
@@ -37,63 +32,35 @@ _IDLE_SECONDS = 0.2
 _POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class MonitorOptions:
-    """How a monitor runs. Under `home` the members of its group on this machine are written down."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorOptions(ServiceOptions):
+    """How a monitor runs: by which rules and silences, and where it sends alerts."""
 
-    kafka: KafkaAddress
-    clickhouse: ClickHouseAddress
-    home: Path
     group: str = GROUP
-    metrics_host: str = LOOPBACK
-    metrics_port: int = 0
-    session_timeout: float = 10.0
-    framing: Framing = field(default=SINGLE_OBJECT)
     routes: Sequence[Route] = ()
     rules: Sequence[Rule] = ()
     silences: Sequence[Silence] = ()
 
 
-def run(
-    options: MonitorOptions,
-    stopping: Callable[[], bool],
-    listening: Callable[[int], None],
-    ready: Callable[[], None],
-) -> None:
-    """Runs a monitor until `stopping`; `listening` is told the port of the metrics, `ready` when it works or waits to.
+def run(options: MonitorOptions, process: Process) -> None:
+    """Runs a monitor until its process is to stop; it is ready when it works or waits to.
 
     Raises OSError where the port of the metrics is taken.
     """
-    clock: Clock = SystemClock()
-    telemetry, health = MonitorTelemetry(), Health(clock)
-    with ServiceServer(health, telemetry.registry, options.metrics_host, options.metrics_port) as server:
-        listening(server.port)
-        _watch(options, clock, telemetry, health, stopping, ready)
+    telemetry = MonitorTelemetry()
+    serve(options, process, telemetry, lambda clock, health: _watch(options, process, clock, telemetry, health))
 
 
 def _watch(
-    options: MonitorOptions,
-    clock: Clock,
-    telemetry: MonitorTelemetry,
-    health: Health,
-    stopping: Callable[[], bool],
-    ready: Callable[[], None],
+    options: MonitorOptions, process: Process, clock: Clock, telemetry: MonitorTelemetry, health: Health
 ) -> None:
-    roster = Roster(directory(options.home, options.group, str(options.kafka)))
-    member = KafkaGroupConsumer(
-        options.kafka,
-        options.group,
-        (ALERT_TOPIC,),
-        clock,
-        membership=Membership(options.kafka, options.group, roster),
-        session_timeout=options.session_timeout,
-    )
+    consumer = member(options, (ALERT_TOPIC,), clock)
     notifications = Notifications(options.routes, clock=clock, random=random.Random(), telemetry=telemetry)
-    place = Place(member, notifications, options.framing)
+    place = Place(consumer, notifications, options.framing)
     told = False
     with ExitStack() as resources:
         monitor: Monitor | None = None
-        while not stopping():
+        while not process.stopping():
             has_place = place.poll(0.0 if monitor is not None else _IDLE_SECONDS)
             if has_place and monitor is None:
                 log.info("this monitor watches")
@@ -106,10 +73,10 @@ def _watch(
                 monitor.tick(_POLL_SECONDS)
             else:
                 health.tick()
-                health.problem("start", member.problem())
+                health.problem("start", consumer.problem())
             if not told and health.ready()[0]:
                 told = True
-                ready()
+                process.ready()
         if monitor is not None:
             monitor.finish()
     place.close()
