@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,14 +55,21 @@ def test_a_watch_sends_what_is_added_while_the_broker_comes_and_goes(tmp_path: P
         def stored() -> int:
             return max((batch.origin.last_sequence for batch in setting.received("metrics")), default=0) - 1
 
+        printed = tmp_path / "printed.jsonl"
+
+        def said() -> list[dict[str, Any]]:
+            return [json.loads(line) for line in printed.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
         log(1000)
-        with subprocess.Popen(
-            [*SYNC, "--watch", "--json", str(setting.runs)],
-            env=setting.env,
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=interruptible,
-        ) as watch:
+        with (
+            printed.open("w") as output,
+            subprocess.Popen(
+                [*SYNC, "--watch", "--json", str(setting.runs)],
+                env=setting.env,
+                stdout=output,
+                preexec_fn=interruptible,
+            ) as watch,
+        ):
             try:
                 wait_for(lambda: stored() == step, 30, "what was there")
                 broker.kill()
@@ -72,14 +80,14 @@ def test_a_watch_sends_what_is_added_while_the_broker_comes_and_goes(tmp_path: P
                 journal.event("finish", {"state": "finished", "exit_code": 0})
                 journal.close()
                 wait_for(setting.complete, 30, "the end")
+                wait_for(lambda: said() and said()[-1]["state"] == "sent", 30, "that it knows so")
                 watch.send_signal(signal.SIGINT)
-                output, _ = watch.communicate(timeout=20)
+                watch.wait(20)
             finally:
                 watch.kill()
         assert watch.returncode == 0
-        said = [json.loads(line) for line in output.splitlines()]
-        assert [line["state"] for line in said if line["state"] != "sent so far"] == ["sent"]
-        assert said[-1]["rows"] == step
+        assert [line["state"] for line in said() if line["state"] != "sent so far"] == ["sent"]
+        assert said()[-1]["rows"] == step
         setting.check()
         assert setting.finish().points == 2 * step
 

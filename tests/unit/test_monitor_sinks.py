@@ -323,6 +323,7 @@ def test_grafana_gets_an_annotation_at_the_moment_that_it_is_about():
     assert resolved["time"] == 1_700_000_001_500
     assert firing["tags"] == [
         "pulsetrain", "project:vision", "run:run-1", "kind:nan", "critical", "firing", "step:1234",
+        "alert:0123abcd",
     ]  # fmt: skip
     assert firing["text"] == f"{headline(ALERT)}\n{ALERT.text}"
 
@@ -336,6 +337,10 @@ def test_grafana_gets_an_annotation_at_the_moment_that_it_is_about():
         ((429, {}, b'{"message":"slower"}'), SinkUnavailable),
         ((500, {}, b'{"message":"broken"}'), SinkUnavailable),
         ((502, {}, b"<html>"), SinkUnavailable),
+        ((502, {}, b"<html>An error message</html>"), SinkUnavailable),
+        ((502, {}, b'"bad message"'), SinkUnavailable),
+        ((503, {}, b'["message"]'), SinkUnavailable),
+        ((503, {}, b"null"), SinkUnavailable),
         ((200, {}, b"<html>a login page</html>"), SinkUnavailable),
         ((200, {}, b"[]"), SinkRefused),
     ],
@@ -344,6 +349,15 @@ def test_what_grafana_answers_decides_whether_it_is_tried_again(answer: Any, err
     with http_server(answer) as server, pytest.raises(error) as raised:
         Grafana(server.address.replace("http://", "http://glsa_token@")).send(ALERT)
     assert "glsa_token" not in str(raised.value)
+
+
+def test_names_of_any_length_make_tags_that_grafana_can_hold():
+    named = replace(ALERT, project="프" * 128, run_id="실" * 64, step=10**12)
+    with http_server(TAKEN) as server:
+        Grafana(server.address).send(named)
+    (annotation,) = annotations(server)
+    assert all(len(tag.encode()) <= 100 for tag in annotation["tags"])
+    assert len(json.dumps(annotation["tags"], ensure_ascii=False).encode()) <= 500
 
 
 def test_an_annotation_that_a_redirection_turned_into_a_question_does_not_count_as_sent():

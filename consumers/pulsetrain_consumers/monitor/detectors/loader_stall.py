@@ -34,7 +34,8 @@ class LoaderStall:
         if self.present or seconds < patience:
             return None
         self.present = True
-        return self._finding(f"rank {rank} waits for data since {seconds:.0f} s", time, seconds, rank, step, host)
+        text = f"rank {rank} has waited for data for {seconds:.0f} s"
+        return self._finding(text, time - seconds, seconds, rank, step, host)
 
     def _finding(self, text: str, time: float, seconds: float, rank: int, step: int | None, host: str) -> Finding:
         return Finding(

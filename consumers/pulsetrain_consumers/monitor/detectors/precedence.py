@@ -95,7 +95,11 @@ class Precedence:
         for key in list(self.active):
             if key.partition(" ")[0] in explained:
                 self.waiting[key] = self.active[key]
-                found.append(self._end(key, finding.time, clock, f"explained by {finding.kind}"))
+                found.append(
+                    self._end(
+                        key, finding.time, clock, f"it is explained by another alert: {finding.kind.replace('_', ' ')}"
+                    )
+                )
         self.waiting.pop(_key(finding), None)
         self.active[_key(finding)] = _row(finding)
         return [*found, finding]
@@ -103,10 +107,7 @@ class Precedence:
     def _end(self, key: str, time: float, clock: float, why: str) -> Finding:
         it = _finding(self.active.pop(key))
         self.ended[it.kind] = clock
-        what = f"{it.kind} {it.subject}".strip()
-        return Finding(
-            it.kind, it.subject, False, it.severity, f"{what}: {why}", time, it.step, it.value, it.rank, it.host, it.gpu
-        )
+        return Finding(it.kind, it.subject, False, it.severity, why, time, it.step, it.value, it.rank, it.host, it.gpu)
 
     def _explained(self, kind: str, clock: float) -> bool:
         kinds = self.kinds()

@@ -92,7 +92,7 @@ class Stall:
             present,
             Severity.CRITICAL,
             message,
-            now,
+            now - it.seconds if present and it is not None else now,
             None if it is None else it.step,
             None if it is None else it.seconds,
             rank,
