@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from pulsetrain_consumers.aggregator.backfill import backfill
+from pulsetrain_consumers.aggregator.changes import Changes, MetricSeries, Run, changes_of
+from pulsetrain_consumers.aggregator.store import ClickHouseAggregates
 from pulsetrain_consumers.clickhouse.migrate import migrate
 from pulsetrain_consumers.runtime.broker import Partition
 from pulsetrain_schemas import events
@@ -125,6 +127,48 @@ def test_a_later_attempt_takes_the_place_of_what_it_goes_back_over(rig: Aggregat
     rig.send(attempt_event("r1", 1, 100, kind="update", sequence=2))
     rig.aggregate(aggregator)
     rig.check()
+
+
+def test_an_attempt_that_begins_while_buckets_are_computed_is_not_missed(
+    rig: AggregatorRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another aggregator has the partition of the run's events, and looks for buckets before they are there."""
+    generator = np.random.default_rng(8)
+    for rank in (0, 1):
+        rig.send(metric_batch(f"w{rank}", 1, range(400), {"loss": numbers(generator, 400)}, rank=rank))
+    rig.write()
+    here, other = ClickHouseAggregates(rig.client, rig.now), ClickHouseAggregates(rig.client, rig.now)
+    buckets = {MetricSeries(Run("p", "r1"), rank, ("loss",)): set(range(7)) for rank in (0, 1)}
+    attempt = attempt_event("r1", 1, 150)
+    execute = rig.client.execute
+    begun: list[bool] = []
+
+    def meanwhile(statement: str, *arguments: Any) -> None:
+        if not begun and "INSERT INTO metric_buckets" in statement:
+            begun.append(True)
+            rig.send(attempt)
+            rig.write()
+            other.recompute(changes_of(attempt))
+        execute(statement, *arguments)
+
+    monkeypatch.setattr(rig.client, "execute", meanwhile)
+    here.recompute(Changes(metrics=buckets))
+    assert begun
+    rig.check_pyramid()
+    rig.check_ranks()
+
+
+def test_a_run_with_more_buckets_than_a_statement_is_about_goes_back_in_several(rig: AggregatorRig) -> None:
+    generator = np.random.default_rng(9)
+    rig.buckets = 3
+    aggregator = rig.aggregator()
+    rig.send(metric_batch("w", 1, range(700), {"loss": numbers(generator, 700), "acc": numbers(generator, 700)}))
+    rig.aggregate(aggregator)
+    rig.send(attempt_event("r1", 1, 100))
+    rig.aggregate(aggregator)
+    rig.check()
+    rounds = "SELECT max(marks) FROM (SELECT count() AS marks FROM metric_changes GROUP BY round)"
+    assert rig.client.query(rounds).one() <= 4
 
 
 def test_what_is_computed_again_is_the_same_row_with_the_same_version(rig: AggregatorRig) -> None:

@@ -74,7 +74,7 @@ def same(found: Mapping[RunKey, list[Curve]], wanted: Mapping[RunKey, list[Curve
 @pytest.mark.parametrize("buckets", [10, 100, 235])
 def test_curves_are_those_of_the_points_and_keep_every_extreme(database: Database, buckets: int) -> None:
     from_points = curves.curves(database, KEYS, buckets, long=NEVER)
-    assert pyramid.summed_up(database, KEYS, 10_000) == [LONG, RESUMED]
+    assert pyramid.summed_up(database, KEYS, 10_000) == {LONG: pyramid.WHOLE, RESUMED: pyramid.WHOLE}
     summed = curves.curves(database, KEYS, buckets, long=10_000)
     same(summed, from_points)
     (loss,) = summed[RESUMED]
@@ -88,19 +88,26 @@ def test_what_the_last_rank_logged_last_is_the_last_value(database: Database) ->
     np.testing.assert_array_equal(loss.lasts, points.lasts)
 
 
-def test_a_run_whose_last_points_are_not_summed_up_yet_is_read_from_its_points(
+def test_the_last_steps_of_a_run_that_are_not_summed_up_yet_are_read_from_the_points(
     database: Database, client: Client
 ) -> None:
     key = ("p", "behind")
-    store_metric(client, *key, "loss", np.arange(4_000.0))
+    values = np.random.default_rng(4).normal(size=4_100)
+    values[[3_500, 4_050]] = np.nan, np.inf
+    store_metric(client, *key, "loss", values[:4_000])
     store_run(client, *key)
-    assert pyramid.summed_up(database, [key], 1_000) == [], "no aggregator has run"
+    assert pyramid.summed_up(database, [key], 1_000) == {}, "no aggregator has run"
     backfill(client, time.time)
-    assert pyramid.summed_up(database, [key], 1_000) == [key]
-    store_metric(client, *key, "loss", np.arange(10.0), steps=np.arange(4_000, 4_010), rank=1)
-    assert pyramid.summed_up(database, [key], 1_000) == []
-    (curve,) = curves.curves(database, [key], 20, long=1_000)[key]
-    assert curve.points == 4_010
+    assert pyramid.summed_up(database, [key], 1_000) == {key: pyramid.WHOLE}
+    store_metric(client, *key, "loss", values[4_000:], steps=np.arange(4_000, 4_100))
+    store_metric(client, *key, "new", np.arange(30.0), steps=np.arange(4_000, 4_030))
+    assert pyramid.summed_up(database, [key], 1_000) == {key: 3_072}
+    # With 40 buckets, both grids have the same width.
+    same(curves.curves(database, [key], 40, long=1_000), curves.curves(database, [key], 40, long=NEVER))
+    store_metric(client, *key, "loss", np.arange(3.0), steps=np.arange(3), rank=1)
+    assert pyramid.summed_up(database, [key], 1_000) == {}, "what came late is not summed up"
+    (loss, _) = curves.curves(database, [key], 40, long=1_000)[key]
+    assert loss.points == 4_103
 
 
 def test_a_fork_is_read_from_the_points_for_a_part_of_them_is_its_parents(database: Database, client: Client) -> None:
@@ -108,7 +115,7 @@ def test_a_fork_is_read_from_the_points_for_a_part_of_them_is_its_parents(databa
     store_metric(client, *key, "loss", np.arange(3_000.0), steps=np.arange(1_000, 4_000))
     store_run(client, *key, first_step=1_000, inherited=[("short", 0, 1_000)])
     backfill(client, time.time)
-    assert pyramid.summed_up(database, [key], 1_000) == []
+    assert pyramid.summed_up(database, [key], 1_000) == {}
 
 
 def test_sizes_are_those_of_the_points(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from pulsetrain_consumers.aggregator.changes import (
     bucket_of,
     changes_of,
     merged,
+    ranges,
 )
 from pulsetrain_consumers.writer import tables
 from pulsetrain_consumers.writer.tables import Kept
@@ -124,6 +125,17 @@ def test_the_pieces_of_changes_are_the_changes(batches: list[MetricBatch], size:
     parts = list(whole.parts(size))
     assert merged(parts) == whole
     assert all(part.size <= max(size, 3) for part in parts), "no piece is larger than asked, but for one series"
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 50)), unique_by=lambda one: one[0]), st.integers(1, 100))
+def test_ranges_cover_every_number_once_and_are_no_larger_than_is_allowed(
+    sizes: list[tuple[int, int]], limit: int
+) -> None:
+    sizes.sort()
+    found = ranges(sizes, limit)
+    inside = [[size for number, size in sizes if first <= number <= last] for first, last in found]
+    assert [size for part in inside for size in part] == [size for _, size in sizes]
+    assert all(sum(part) <= limit or len(part) == 1 for part in inside)
 
 
 @given(st.lists(metric_batches() | system_batches(), max_size=4), st.randoms(use_true_random=False))

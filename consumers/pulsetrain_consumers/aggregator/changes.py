@@ -108,6 +108,23 @@ def _slices(numbers: set[int], size: int) -> Iterator[set[int]]:
         yield set(ordered[begin : begin + size])
 
 
+def ranges(sizes: Iterable[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
+    """First and last number of neighbours, of numbers in order each with a size, that have `limit` together at most.
+
+    One that is larger alone has a range of its own.
+    """
+    found: list[tuple[int, int]] = []
+    held = 0
+    for number, size in sizes:
+        if found and held + size <= limit:
+            found[-1] = (found[-1][0], number)
+            held += size
+        else:
+            found.append((number, number))
+            held = size
+    return found
+
+
 def merged(parts: Iterable[Changes]) -> Changes:
     """All of them as one."""
     whole = Changes()

@@ -20,27 +20,48 @@ _PLACE = (
     f"bitShiftLeft(step - intDiv(step, {BASE_STEPS}) * {BASE_STEPS} + {BASE_STEPS}, 54) + toUnixTimestamp64Micro(ts)"
 )
 
-RUNS_WITH_LATER_ATTEMPTS = """
-SELECT DISTINCT toString(project), toString(run_id)
+LATER_ATTEMPTS = """
+SELECT toString(project), toString(run_id), attempt, min(assumeNotNull(first_step))
 FROM run_events
 WHERE attempt > 0 AND kind != 'heartbeat' AND first_step IS NOT NULL
     AND (project, run_id) IN (SELECT project, run_id FROM metric_changes WHERE round = %(round)s)
+GROUP BY project, run_id, attempt
+ORDER BY ALL
 """
 
-# Of a run that was rewound, the buckets that are computed already. What is not, is in a message that is still to come,
-# and then the rewind is known.
-REWOUND = f"""
+# Of a run that was rewound, the buckets that are computed already. What is not, is in a message that is still to come
+# or that is being computed, and then the rewind is known (see `compute_metrics`).
+COMPUTED_FROM = f"""
+SELECT bucket, count()
+FROM metric_buckets
+WHERE project = %(project)s AND run_id = %(run_id)s AND level = 0 AND bucket >= intDiv(%(step)s, {BASE_STEPS})
+GROUP BY bucket
+ORDER BY bucket
+"""  # noqa: S608
+
+COMPUTED = """
 INSERT INTO metric_changes (round, project, run_id, metric, rank, bucket)
 SELECT DISTINCT %(round)s, project, run_id, metric, rank, bucket
 FROM metric_buckets
-WHERE project = %(project)s AND run_id = %(run_id)s AND level = 0 AND bucket >= intDiv(%(step)s, {BASE_STEPS})
+WHERE project = %(project)s AND run_id = %(run_id)s AND level = 0 AND bucket BETWEEN %(first)s AND %(last)s
+"""
+
+# A bucket of steps has a mark for each series that has points there: no more than there are series, or points.
+LOGGED_BUCKETS = f"""
+SELECT intDiv(step, {BASE_STEPS}) AS bucket, least(count(), (
+    SELECT uniqExact(metric, rank) FROM metrics WHERE project = %(project)s AND run_id = %(run_id)s
+))
+FROM metrics
+WHERE project = %(project)s AND run_id = %(run_id)s
+GROUP BY bucket
+ORDER BY bucket
 """  # noqa: S608
 
-ALL_OF_A_RUN = f"""
+LOGGED = f"""
 INSERT INTO metric_changes (round, project, run_id, metric, rank, bucket)
 SELECT DISTINCT %(round)s, project, run_id, metric, rank, intDiv(step, {BASE_STEPS})
 FROM metrics
-WHERE project = %(project)s AND run_id = %(run_id)s AND step BETWEEN %(first)s AND %(last)s
+WHERE project = %(project)s AND run_id = %(run_id)s AND intDiv(step, {BASE_STEPS}) BETWEEN %(first)s AND %(last)s
 """  # noqa: S608
 
 ALL_OF_A_HOST = """

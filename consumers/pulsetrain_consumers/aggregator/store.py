@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pulsetrain_consumers.aggregator import statements
-from pulsetrain_consumers.aggregator.changes import LEVELS, Changes, MetricSeries, SystemSeries
+from pulsetrain_consumers.aggregator.changes import LEVELS, Changes, MetricSeries, Run, SystemSeries, ranges
 from pulsetrain_consumers.clickhouse import Client, Dictionary
 
 DAY = 86_400
@@ -70,22 +70,42 @@ class ClickHouseAggregates:
         this_round = secrets.token_hex(8)
         if part.metrics:
             self._client.insert("metric_changes", _metric_columns(part.metrics, this_round))
-        for run, step in part.rewinds.items():
-            self._execute(statements.REWOUND, round=this_round, project=run.project, run_id=run.run_id, step=step)
-        if part.metrics or part.rewinds:
             self.compute_metrics(this_round)
+        for run, step in part.rewinds.items():
+            self._recompute_run(run, statements.COMPUTED_FROM, statements.COMPUTED, step=step)
         if part.system:
             self._client.insert("system_changes", _system_columns(part.system, this_round))
             self.compute_system(this_round)
 
+    def recompute_run(self, run: Run) -> None:
+        """Computes all that a run has in the raw table."""
+        self._recompute_run(run, statements.LOGGED_BUCKETS, statements.LOGGED)
+
+    def _recompute_run(self, run: Run, sizes: str, marks: str, **params: Any) -> None:
+        """In rounds of so many buckets as a statement may be about: a run has any number of them."""
+        of_run = {"project": run.project, "run_id": run.run_id}
+        found = self._client.query(sizes, {**of_run, **params}).rows
+        for first, last in ranges(found, self._effort.buckets):
+            this_round = secrets.token_hex(8)
+            self._execute(marks, round=this_round, first=first, last=last, **of_run)
+            self.compute_metrics(this_round)
+
     def compute_metrics(self, this_round: str) -> None:
-        """Computes pyramid and ranks for what stands in the table of changes under this round."""
-        later = self._runs_with_later_attempts(this_round)
-        if later:
-            self._execute(statements.base_buckets("first"), round=this_round, later=later)
-            self._execute(statements.base_buckets("later"), round=this_round, later=later)
-        else:
-            self._execute(statements.base_buckets("all"), round=this_round)
+        """Computes pyramid and ranks for what stands in the table of changes under this round.
+
+        An attempt may begin meanwhile, and another aggregator may look for the buckets that it replaces before they are
+        here. So where that is told afterwards, it is done once more; what is told later yet finds the buckets.
+        """
+        known: list[tuple[Any, ...]] | None = None
+        later: list[tuple[str, str]] = []
+        while (told := self._client.query(statements.LATER_ATTEMPTS, {"round": this_round}).rows) != known:
+            known = told
+            later = sorted({(project, run_id) for project, run_id, _, _ in told})
+            if later:
+                self._execute(statements.base_buckets("first"), round=this_round, later=later)
+                self._execute(statements.base_buckets("later"), round=this_round, later=later)
+            else:
+                self._execute(statements.base_buckets("all"), round=this_round)
         for level in range(1, LEVELS):
             self._execute(statements.upper_buckets(level), round=this_round)
         if self._client.query(statements.SEVERAL_RANKS, {"round": this_round}).one():
@@ -106,10 +126,6 @@ class ClickHouseAggregates:
                 self._execute(older, round=this_round, since=since)
             newer = statements.system_from_shorter(seconds, shorter, "begins >= toDateTime(%(since)s)")
             self._execute(newer, round=this_round, since=since)
-
-    def _runs_with_later_attempts(self, this_round: str) -> list[tuple[str, str]]:
-        found = self._client.query(statements.RUNS_WITH_LATER_ATTEMPTS, {"round": this_round})
-        return [(project, run_id) for project, run_id in found.rows]
 
     def _execute(self, statement: str, **params: Any) -> None:
         self._client.execute(statement, params, self._settings)

@@ -4,7 +4,8 @@ A bucket tells the least and the greatest value with their steps, the mean, the 
 NaN or infinite. The width of a curve's buckets is a power of two, so that curves of many lengths share their grid.
 
 Long curves of long runs are made of the buckets that the aggregator has summed up already (view metric_pyramid), which
-tell the same; the first and the last bucket of these may be cut where the grid of the pyramid cuts them.
+tell the same; the first and the last bucket of these may be cut where the grid of the pyramid cuts them. The last steps
+of a run that is being logged are made of its points, in the same grid.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from pulsetrain_consumers.reading.database import Database
 from pulsetrain_consumers.reading.lineage import sources
 from pulsetrain_consumers.reading.model import Curve, RunKey, Telemetry
-from pulsetrain_consumers.reading.pyramid import summed_up
+from pulsetrain_consumers.reading.pyramid import WHOLE, summed_up
 
 _SIZES = """
 SELECT count() AS points FROM latest_metrics
@@ -32,17 +33,21 @@ SELECT sum(count) AS points FROM metric_pyramid
 WHERE (project, run_id) IN {keys:Array(Tuple(String, String))} AND level = 5
 GROUP BY project, run_id, metric
 """
-# Of the runs in `summed`, which series are long: these are made of the pyramid, by so wide buckets of that level.
+# Of the runs in `summed`, which series are long: these are made of the pyramid, by so wide buckets of that level, and
+# after so many of them of the points.
 _LONG = """
     long AS
     (
         SELECT project, run_id, metric, (toFloat64(max(last_step)) - min(first_step) + 1) / {buckets:UInt32} AS share,
                toInt64(exp2(ceil(log2(share)))) AS wide,
-               toUInt8(least(5, intDiv(toInt64(log2(wide)) - 6, 3))) AS of_level
+               toUInt8(least(5, intDiv(toInt64(log2(wide)) - 6, 3))) AS of_level,
+               arrayFirst(one -> one.1 = project AND one.2 = run_id,
+                          {belows:Array(Tuple(String, String, Int64))}).3 AS below,
+               intDiv(below, wide) AS pieces
         FROM metric_pyramid
         WHERE (project, run_id) IN {summed:Array(Tuple(String, String))} AND level = 5
         GROUP BY project, run_id, metric
-        HAVING sum(count) > {buckets:UInt32} AND share > 64
+        HAVING sum(count) > {buckets:UInt32} AND share > 64 AND pieces > 0
     )
 """
 _TELEMETRY_SIZES = """
@@ -117,9 +122,41 @@ SELECT
 FROM metric_pyramid AS b
 INNER JOIN long ON b.project = long.project AND b.run_id = long.run_id AND b.metric = long.metric
 WHERE (b.project, b.run_id, b.level, b.metric) IN (SELECT project, run_id, of_level, metric FROM long)
+    AND at < long.pieces
 GROUP BY project, run_id, metric, at
-ORDER BY project, run_id, metric, at
 """  # noqa: S608  all of it is ours
+
+_FIRST_OF_POINTS = f"WITH {_LONG} SELECT min(pieces * wide) FROM long"  # noqa: S608
+
+# `first` is the lowest of the steps at which the series go on in points: it reaches the primary key.
+_LAST_STEPS = f"""
+WITH {_LONG}
+SELECT
+    m.project AS project,
+    m.run_id AS run_id,
+    m.metric AS metric,
+    intDiv(m.step, wide) AS at,
+    min(m.step) AS first_step,
+    toUnixTimestamp64Micro(min(m.ts)) AS first_time,
+    count() AS counts,
+    avgIf(m.value, isFinite(m.value)) AS means,
+    minIf(m.value, isFinite(m.value)) AS lows,
+    maxIf(m.value, isFinite(m.value)) AS highs,
+    argMinIf(m.step, m.value, isFinite(m.value)) AS low_steps,
+    argMaxIf(m.step, m.value, isFinite(m.value)) AS high_steps,
+    argMax(m.value, m.step) AS lasts,
+    max(m.step) AS last_steps,
+    countIf(isNaN(m.value)) AS nans,
+    countIf(m.value = inf) AS positive_infinities,
+    countIf(m.value = -inf) AS negative_infinities
+FROM latest_metrics AS m
+INNER JOIN long ON m.project = long.project AND m.run_id = long.run_id AND m.metric = long.metric
+WHERE (m.project, m.run_id) IN {{summed:Array(Tuple(String, String))}}
+    AND (m.project, m.source_run_id) IN {{summed:Array(Tuple(String, String))}}
+    AND m.step >= {{first:Int64}} AND at >= long.pieces
+GROUP BY project, run_id, metric, at
+"""  # noqa: S608  all of it is ours
+_IN_ORDER = "SELECT * FROM ({}) ORDER BY project, run_id, metric, at"
 
 _TELEMETRY = """
 WITH
@@ -177,10 +214,10 @@ class Sizes:
 
 
 def metric_sizes(database: Database, keys: Sequence[RunKey]) -> Sizes:
-    """The sizes of the runs' curves."""
+    """The sizes of the runs' curves; of a long run that is being logged, as far as it is summed up."""
     summed = summed_up(database, keys)
     other = sorted(set(keys) - set(summed))
-    parts = [_sizes(database, _SUMMED_SIZES, summed)] if summed else []
+    parts = [_sizes(database, _SUMMED_SIZES, list(summed))] if summed else []
     parts += [_sizes(database, _SIZES, other, sources=sources(database, other))] if other else []
     return Sizes(np.concatenate([part.points for part in parts]) if parts else np.empty(0, np.int64))
 
@@ -198,12 +235,35 @@ def curves(
     `long`: from how many points of a run on what the aggregator has summed up is taken; see `pyramid`.
     """
     summed = summed_up(database, keys, long)
-    shown = {"keys": list(keys), "sources": sources(database, keys), "buckets": buckets, "summed": summed}
+    shown = {"keys": list(keys), "sources": sources(database, keys), **_summed(summed, buckets)}
     found = _curves(database.arrays(_CURVES, **shown))
-    if summed:
-        for key, more in _curves(database.arrays(_LONG_CURVES, buckets=buckets, summed=summed)).items():
+    for which in (
+        {key: below for key, below in summed.items() if below == WHOLE},
+        {key: below for key, below in summed.items() if below != WHOLE},
+    ):
+        for key, more in _long_curves(database, which, buckets).items():
             found[key] = sorted([*found.get(key, ()), *more], key=lambda curve: curve.metric)
     return found
+
+
+def _long_curves(database: Database, summed: dict[RunKey, int], buckets: int) -> dict[RunKey, list[Curve]]:
+    """Of runs that are summed up, all whole or none of them."""
+    if not summed:
+        return {}
+    about, sql = _summed(summed, buckets), _LONG_CURVES
+    if WHOLE not in summed.values():
+        about["first"] = int(database.query(_FIRST_OF_POINTS, **about).rows[0][0])
+        sql = f"{_LONG_CURVES} UNION ALL {_LAST_STEPS}"
+    return _curves(database.arrays(_IN_ORDER.format(sql), **about))
+
+
+def _summed(summed: dict[RunKey, int], buckets: int) -> dict[str, Any]:
+    """The parameters of `_LONG`."""
+    return {
+        "buckets": buckets,
+        "summed": list(summed),
+        "belows": [(project, run_id, below) for (project, run_id), below in summed.items()] or [("", "", 0)],
+    }
 
 
 def _curves(columns: dict[str, NDArray[Any]]) -> dict[RunKey, list[Curve]]:
