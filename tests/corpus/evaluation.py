@@ -8,7 +8,7 @@ from pulsetrain_consumers.monitor.findings import Finding
 from pulsetrain_consumers.monitor.watch import RunWatch
 from pulsetrain_schemas.events import MetricBatch, RunEvent, SystemBatch
 from tests.bench.machine import quantile, table
-from tests.corpus.generator import Case
+from tests.corpus.labels import Case
 
 TICK = 5.0
 

@@ -7,7 +7,7 @@ faults may change; from that follow the times. Then the telemetry on a grid of t
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,16 @@ class Pause:
     seconds: float
     busy: float
     evaluates: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the same metrics: one of `values` for each step."""
+
+    names: list[str]
+    steps: NDArray[np.int64]
+    times: Array
+    values: Array
 
 
 @dataclass
@@ -218,71 +228,63 @@ class Job:
         return None if lost is not None and time >= lost else arrival
 
     def _rows(self, rank: int) -> Iterator[Arrival]:
-        last = self.last_rows.get(rank, self.steps)
-        steps = np.arange(0, last, self.log_every) if self.log_every > 1 else np.arange(last)
-        names: list[str] = []
-        columns: list[Array] = []
-        if rank == 0:
-            names += [self.loss_name, self.norm_name, "lr"]
-            columns += [self.loss, self.norm, np.full(self.steps, 3e-4)]
-            for name, values in self.extra.items():
-                names.append(name)
-                columns.append(values)
-        if self.job_view:
-            names += ["pulsetrain/step_seconds", "pulsetrain/data_wait_seconds", "pulsetrain/communication_seconds"]
-            own = self.work[rank] + self.wait[rank]
-            columns += [self.durations[rank], self.wait[rank], self.durations[rank] - own]
-            names.append("pulsetrain/tokens_per_second")
-            columns.append(8192.0 * self.rate / self.durations[rank])
-        if not names:
-            names, columns = ["rank_loss"], [self.loss]
-        matrix = np.stack(columns, axis=1)[steps]
-        times = self.times[rank, steps]
-        evaluations = [it for it in self.pauses if it.evaluates and it.step < last] if rank == 0 else []
-        keys = names + list(self.evaluation)
-        width, more = len(names), len(self.evaluation)
-        lengths = np.array([width, more] if more else [width])
+        sorts = self._sorts_of_rows(rank)
+        names = [name for it in sorts for name in it.names]
+        rows = [row for it in sorts for row in it.values]
+        steps = np.concatenate([it.steps for it in sorts])
+        times = np.concatenate([it.times for it in sorts])
+        shapes = np.repeat(np.arange(len(sorts)), [len(it.steps) for it in sorts])
+        order = np.argsort(times, kind="stable")
+        steps, times, shapes = steps[order], times[order], shapes[order]
         offset = float(self.offsets[self.host_of(rank)])
         bucket = np.floor((times - self.start) / self.flush)
         cuts = np.flatnonzero(np.diff(bucket)) + 1
-        bounds = [0, *cuts.tolist(), len(times)]
-        marks = [(float(self.at(it.step) - 0.01), it.step) for it in evaluations] if more else []
-        for begin, end in itertools.pairwise(bounds):
-            if begin == end:
-                continue
-            part_times, part_steps = times[begin:end], steps[begin:end]
-            shapes = np.zeros(end - begin, np.int64)
-            values = matrix[begin:end].reshape(-1)
-            inside = [it for it in marks if part_times[0] - 60 < it[0] <= part_times[-1]]
-            if inside:
-                marks = [it for it in marks if it not in inside]
-                part_times = np.concatenate([part_times, [it[0] for it in inside]])
-                part_steps = np.concatenate([part_steps, [it[1] for it in inside]])
-                shapes = np.concatenate([shapes, np.ones(len(inside), np.int64)])
-                order = np.argsort(part_times, kind="stable")
-                rows = [*matrix[begin:end], *(np.array([f(it[1]) for f in self.evaluation.values()]) for it in inside)]
-                values = np.concatenate([rows[i] for i in order])
-                part_times, part_steps, shapes = part_times[order], part_steps[order], shapes[order]
-            arrival = self._arrives(
-                max(float(part_times[-1]), self.start + (bucket[begin] + 1) * self.flush), self.host_of(rank)
-            )
+        for begin, end in itertools.pairwise([0, *cuts.tolist(), len(times)]):
+            full = self.start + (bucket[begin] + 1) * self.flush
+            arrival = self._arrives(max(float(times[end - 1]), full), self.host_of(rank))
             if arrival is None:
                 continue
-            count = len(part_times)
             yield (
                 arrival,
                 MetricBatch(
-                    self.origin("run", rank, begin + 1, begin + count),
-                    keys,
-                    lengths,
-                    np.arange(len(keys)),
-                    np.arange(begin + 1, begin + count + 1),
-                    part_steps + self.first_step,
-                    ((part_times + offset) * 1e6).astype(np.int64),
-                    shapes,
-                    values,
+                    self.origin("run", rank, begin + 1, end),
+                    names,
+                    np.array([len(it.names) for it in sorts]),
+                    np.arange(len(names)),
+                    np.arange(begin + 1, end + 1),
+                    steps[begin:end] + self.first_step,
+                    ((times[begin:end] + offset) * 1e6).astype(np.int64),
+                    shapes[begin:end],
+                    np.concatenate([rows[i] for i in order[begin:end]]),
                 ),
             )
+
+    def _sorts_of_rows(self, rank: int) -> list["Rows"]:
+        """Rows of the loop, those of its step timer just after each of them, and those of evaluations."""
+        last = self.last_rows.get(rank, self.steps)
+        steps = np.arange(0, last, self.log_every)
+        times = self.times[rank, steps]
+        own = {self.loss_name: self.loss, self.norm_name: self.norm, "lr": np.full(self.steps, 3e-4), **self.extra}
+        view: dict[str, Array] = {}
+        if self.job_view:
+            durations, wait = self.durations[rank], self.wait[rank]
+            view = {
+                "pulsetrain/step_seconds": durations,
+                "pulsetrain/data_wait_seconds": wait,
+                "pulsetrain/communication_seconds": durations - self.work[rank] - wait,
+                "pulsetrain/tokens_per_second": 8192.0 * self.rate / durations,
+            }
+        if rank:
+            own = {} if view else {"rank_loss": self.loss}
+        sorts = [Rows(list(it), steps, times, np.stack(list(it.values()), axis=1)[steps]) for it in (own, view) if it]
+        if len(sorts) > 1:
+            sorts[1] = replace(sorts[1], times=times + 0.002)
+        done = np.array([it.step for it in self.pauses if it.evaluates and it.step < last], int)
+        if self.evaluation and len(done) and rank == 0:
+            values = np.array([[f(step) for f in self.evaluation.values()] for step in done])
+            ends = np.array([self.at(step) - 0.01 for step in done])
+            sorts.append(Rows(list(self.evaluation), done, ends, values))
+        return sorts
 
     def _life(self, rank: int) -> Iterator[Arrival]:
         host = self.host_of(rank)

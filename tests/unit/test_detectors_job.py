@@ -36,6 +36,23 @@ def test_the_first_steps_may_take_half_an_hour() -> None:
     assert pace(1.0, 1.0, 1.0).patience(False) == 1800
 
 
+@pytest.mark.parametrize("others", [1, 3, 5])
+@pytest.mark.parametrize("rows", [1, 4, 40, 1000])
+def test_rows_that_come_at_once_are_one_of_the_usual_gap(rows: int, others: int) -> None:
+    gaps = np.tile([60.0, *[0.001] * others], 1000)
+    made = Pace()
+    for begin in range(0, len(gaps), rows):
+        made.observe(gaps[begin : begin + rows])
+    assert made.usual == 60.0
+    assert made.patience(False) == 600.0
+
+
+def test_a_pause_now_and_then_is_not_the_usual_gap() -> None:
+    made = pace(*([1.0] * 30 + [45.0]) * 20)
+    assert made.usual == 1.0
+    assert made.patience(False) == 150.0
+
+
 def silences(count: int, seconds: float, **more) -> dict[int, Silence]:
     return {rank: Silence(seconds, 150.0, 100, **more) for rank in range(count)}
 

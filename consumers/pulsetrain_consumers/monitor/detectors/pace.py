@@ -1,5 +1,7 @@
 """How often a process logs, and how long a silence of it is normal."""
 
+import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,13 +10,18 @@ from numpy.typing import NDArray
 from pulsetrain_consumers.monitor.detectors.robust import median
 
 SAMPLED = 16
+# A gap that is shorter than this share of the long ones is one within a burst of rows.
+BURST = 0.1
 
 
 @dataclass(slots=True)
 class Pace:
     """The gaps between the rows of one writer, by its own clock: the usual gap, and the long ones that come again.
 
-    `patience` is how long nothing may come before it is no longer normal: `times` usual gaps, but two minutes at least,
+    Rows come in bursts: the loop's row, that of its step timer just after it, that of an evaluation. A gap
+    that is shorter than a tenth of the long ones (those that an eighth of all exceeds) therefore does not count.
+
+    `patience` is how long nothing may come before it is no longer normal: `times` usual gaps, but 150 seconds at least,
     and fewer gaps for who logs rarely (three, once a gap is longer than three minutes); one and a half of the longest
     gap seen, for evaluations and checkpoints recur. Before `warm_up` rows came, half an hour: compilation, loading of
     data. NVRx waits 1,800 s for a first heartbeat and 300 s for later ones; 5 to 30 minutes are the usual timeouts of
@@ -40,7 +47,8 @@ class Pace:
             return
         if count > SAMPLED:
             longest = float(gaps.max())
-            found = gaps[:: count // SAMPLED + 1].tolist()
+            # Of each sixteenth of them the middle one: each n-th would be all of one sort where two take turns.
+            found = np.sort(gaps)[(2 * np.arange(SAMPLED) + 1) * count // (2 * SAMPLED)].tolist()
         else:
             found = gaps.tolist()
             longest = max(found)
@@ -49,7 +57,7 @@ class Pace:
         self.stale += len(found)
         if (self.stale >= SAMPLED or self.rows <= 64) and self.gaps:
             del self.gaps[:-64]
-            self.usual, self.stale = median(self.gaps), 0
+            self.usual, self.stale = _usual(self.gaps), 0
         if self.rows >= self.warm_up and longest > max(5.0, 5 * self.usual):
             self.long.append(longest)
             if len(self.long) > 16:
@@ -70,3 +78,10 @@ class Pace:
         if working is None:
             return max(patience, 300.0)
         return max(patience, self.first) if working else patience
+
+
+def _usual(gaps: Sequence[float]) -> float:
+    """The median without the gaps within bursts of up to six rows."""
+    ordered = sorted(gaps)
+    long = ordered[-1 - len(ordered) // 8]
+    return median(ordered[bisect.bisect_left(ordered, BURST * long) :])
