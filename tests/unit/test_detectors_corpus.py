@@ -32,8 +32,9 @@ def test_a_case_is_the_same_for_the_same_seed() -> None:
 
 
 def test_every_kind_of_finding_has_a_case_here_but_what_a_process_tells_itself() -> None:
-    kinds = {kind for fault in FAULTS for kind in case(fault, SEED).label.kinds}
-    assert {kind for fault in FAULTY for kind in case(fault, SEED).label.kinds} == kinds
+    found = {fault: case(fault, SEED).label.kinds for fault in FAULTS}
+    kinds = {kind for of_fault in found.values() for kind in of_fault}
+    assert {kind for fault in FAULTY for kind in found[fault]} == kinds
     documented = re.findall(
         r"^\| `(\w+)` \|", (Path(__file__).parents[2] / "docs/monitoring.md").read_text(), re.MULTILINE
     )
