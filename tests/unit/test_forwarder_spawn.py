@@ -162,11 +162,12 @@ def test_what_is_started_has_nothing_of_the_process_that_logs(place, tmp_path):
         trains.stdin.close()
 
 
-def test_of_many_that_start_at_once_one_stays(place, tmp_path):
-    place.create()
-    for _ in range(3):  # as if each had looked before another one wrote that it starts one
-        place.awaited.unlink(missing_ok=True)
-        assert spawn.ensure_running(tmp_path, NOWHERE)
+def test_of_many_that_start_at_once_one_stays(place, tmp_path, monkeypatch):
+    with monkeypatch.context() as all_look_before_any_starts:
+        all_look_before_any_starts.setattr(spawn, "is_running", lambda _: False)
+        all_look_before_any_starts.setattr(spawn, "is_awaited", lambda _: False)
+        for _ in range(3):
+            assert spawn.ensure_running(tmp_path, NOWHERE)
     wait_for(lambda: serving(place), 20, "a forwarder")
     wait_for(lambda: len(processes(place)) == 2, 20, "the end of all but one forwarder and its guardian")
 
