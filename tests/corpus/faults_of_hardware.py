@@ -1,8 +1,10 @@
 """GPUs that are struck, memory and disks that fill."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from tests.corpus.job import GIB, Job, Pause
+from tests.corpus.job import GIB, Job
 from tests.corpus.labels import Label, fault
 from tests.corpus.ordinary import MINUTE, middle, ordinary, simulated
 
@@ -127,8 +129,7 @@ def _gpu_idle(rng: np.random.Generator) -> tuple[list[Job], Label | None]:
 @fault
 def _gpu_never_used(rng: np.random.Generator) -> tuple[list[Job], Label | None]:
     job = ordinary(rng, utilisation=0.0)
-    for pause in list(job.pauses):
-        job.pauses[job.pauses.index(pause)] = Pause(pause.step, pause.seconds, 0.0, pause.evaluates)
+    job.pauses = [replace(pause, busy=0.0) for pause in job.pauses]
     simulated(job)
     return [job], Label(("gpu_idle",), job.start, job.uuid(0))
 
@@ -136,11 +137,17 @@ def _gpu_never_used(rng: np.random.Generator) -> tuple[list[Job], Label | None]:
 # Memory and disks
 
 
+def _long_enough(rate: float) -> float:
+    """Minutes in which a leak takes two fifths of the memory, at that share of it an hour."""
+    return 10.0 + 60.0 * 0.4 / rate
+
+
 @fault
 def _memory_leak(rng: np.random.Generator) -> tuple[list[Job], Label | None]:
-    job = ordinary(rng, int(rng.choice([1, 1, 8])), minutes=float(rng.uniform(45, 70)))
+    rate = rng.uniform(0.08, 0.4)
+    job = ordinary(rng, int(rng.choice([1, 1, 8])), minutes=_long_enough(rate))
     simulated(job)
-    grown = np.maximum(0, job.grid - job.grid[0] - 300) * rng.uniform(0.08, 0.4) * job.host_total / 3600
+    grown = np.maximum(0, job.grid - job.grid[0] - 300) * rate * job.host_total / 3600
     job.rss += grown
     job.host_used += grown
     return [job], Label(("memory_leak",), job.start + 300, job.host_name(0), frozenset({"out_of_memory"}))
@@ -148,11 +155,12 @@ def _memory_leak(rng: np.random.Generator) -> tuple[list[Job], Label | None]:
 
 @fault
 def _gpu_memory_leak(rng: np.random.Generator) -> tuple[list[Job], Label | None]:
-    job = ordinary(rng, 1, minutes=float(rng.uniform(45, 70)))
+    rate = rng.uniform(0.08, 0.4)
+    job = ordinary(rng, 1, minutes=_long_enough(rate))
     simulated(job)
     job.memory *= 0.5
     step = rng.uniform(0.05, 1.0) * GIB
-    grown = np.maximum(0, job.grid - job.grid[0] - 300) * rng.uniform(0.08, 0.4) * job.total / 3600
+    grown = np.maximum(0, job.grid - job.grid[0] - 300) * rate * job.total / 3600
     job.memory = np.minimum(job.memory + np.floor(grown / step) * step, 0.999 * job.total)
     return [job], Label(("gpu_memory_leak",), job.start + 300, job.uuid(0), frozenset({"gpu_out_of_memory"}))
 

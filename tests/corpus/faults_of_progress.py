@@ -7,6 +7,12 @@ from tests.corpus.labels import Label, fault
 from tests.corpus.ordinary import MINUTE, middle, ordinary, simulated
 
 
+def _spins(job: Job, rng: np.random.Generator, k: int) -> None:
+    """Some that hang wait in a loop: a core is busy."""
+    if rng.random() < 0.4:
+        job.processor[:, job.grid > job.times[0, k - 1]] = 100.0
+
+
 @fault
 def _stall(rng: np.random.Generator) -> tuple[list[Job], Label | None]:
     job = ordinary(rng)
@@ -17,6 +23,7 @@ def _stall(rng: np.random.Generator) -> tuple[list[Job], Label | None]:
     if rng.random() < 0.3:
         stuck = job.grid > job.times[0, k - 1]
         job.util[0, stuck], job.power[0, stuck] = 100.0, 0.33 * job.cap
+    _spins(job, rng, k)
     return [job], Label(("stall",), job.at(k), "")
 
 
@@ -27,6 +34,7 @@ def _stall_without_gpu(rng: np.random.Generator) -> tuple[list[Job], Label | Non
     job.last_rows = {0: k}
     job.linger, job.ends = 25 * MINUTE, None
     simulated(job)
+    _spins(job, rng, k)
     return [job], Label(("stall",), job.at(k), "")
 
 
@@ -37,6 +45,7 @@ def _stall_of_who_logs_rarely(rng: np.random.Generator) -> tuple[list[Job], Labe
     job.last_rows = {0: k}
     job.linger, job.ends = 25 * MINUTE, None
     simulated(job)
+    _spins(job, rng, k)
     return [job], Label(("stall",), job.at(k), "")
 
 
@@ -48,6 +57,7 @@ def _hung(rng: np.random.Generator, ranks: int, behind: bool) -> tuple[list[Job]
     simulated(job)
     stuck = job.grid > job.times[0, k]
     job.util[:, stuck], job.power[:, stuck] = 100.0, rng.uniform(0.25, 0.35) * job.cap
+    job.processor[:, job.grid > job.times[0, k]] = 100.0  # those that wait for the others spin
     if not behind or rng.random() < 0.5:
         job.util[rank, stuck], job.power[rank, stuck] = 0.0, 0.12 * job.cap
     return [job], Label(("hung_rank",), job.at(k), f"rank {rank}")

@@ -189,9 +189,9 @@ def _passing_stragglers(rng: np.random.Generator) -> tuple[list[Job], Label | No
 
 @healthy
 def _caching_data_slowly(rng: np.random.Generator) -> tuple[list[Job], Label | None]:
-    # Until it slows down nothing tells it from a leak.
-    job = simulated(ordinary(rng, minutes=55))
-    grown = 0.3 * job.host_total * (1 - np.exp(-(job.grid - job.grid[0]) / rng.uniform(900, 7200)))
+    job = simulated(ordinary(rng, minutes=float(rng.uniform(55, 240))))
+    filled = 1 - np.exp(-(job.grid - job.grid[0]) / rng.uniform(900, 7200))
+    grown = rng.uniform(0.1, 0.4) * job.host_total * filled
     job.rss += grown
     job.host_used += grown
     return [job], None

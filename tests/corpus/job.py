@@ -24,12 +24,14 @@ GIB = 2.0**30
 
 @dataclass(frozen=True)
 class Pause:
-    """Before a step: an evaluation, a checkpoint, a compilation … and how busy the GPU is meanwhile (per cent)."""
+    """Before a step: an evaluation, a checkpoint, a compilation … and how busy GPU and CPU are meanwhile (per cent of a
+    GPU, of a core)."""
 
     step: int
     seconds: float
     busy: float
     evaluates: bool = False
+    processor: float = 100.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Job:
 
     def __post_init__(self) -> None:
         rng, n = self.rng, self.steps
+        self.aside = rng.spawn(1)[0]
         jitter = rng.uniform(0.01, 0.05)
         self.hosts = max(1, -(-self.ranks // 8))
         imbalance = rng.normal(1.0, 0.01, self.ranks)
@@ -115,7 +118,8 @@ class Job:
     def every(self, steps: int, seconds: float, busy: float, evaluates: bool = False) -> None:
         """A pause each so many steps, of varying length."""
         for step in range(max(2, steps), self.steps, max(2, steps)):
-            self.pauses.append(Pause(step, float(seconds * self.rng.uniform(0.8, 1.25)), busy, evaluates))
+            processor = float(self.aside.uniform(80, 800) if evaluates else self.aside.uniform(5, 120))
+            self.pauses.append(Pause(step, float(seconds * self.rng.uniform(0.8, 1.25)), busy, evaluates, processor))
 
     # Times
 
@@ -128,9 +132,11 @@ class Job:
             self.durations = whole + self.communication
         self.before = np.zeros(self.steps)
         self.busy_before = np.zeros(self.steps)
+        self.processor_before = np.zeros(self.steps)
         for pause in self.pauses:
             self.before[pause.step] += pause.seconds
             self.busy_before[pause.step] = pause.busy
+            self.processor_before[pause.step] = pause.processor
         self.times: Array = self.start + np.cumsum(self.durations + self.before, axis=1)
         last = max(self.times[rank, self.last_rows.get(rank, self.steps) - 1] for rank in range(self.ranks))
         self.end = float(last) + 5.0 + self.linger
@@ -185,6 +191,21 @@ class Job:
         self.rss = 0.3 * base * (0.6 + 0.4 * grown) * np.ones(hosts) + rng.normal(0, 0.002 * base, hosts)
         self.host_used += self.rss - self.rss.mean()
         self.disk = np.full(hosts, rng.uniform(20, 90))
+        self.processor = self._processor()
+
+    def _processor(self) -> Array:
+        """Per cent of a core that the processes of each host take: idle while they wait, in pauses what these say."""
+        found = np.empty((self.hosts, len(self.grid)))
+        own = self.aside
+        for host in range(self.hosts):
+            rank = next(rank for rank in range(self.ranks) if self.host_of(rank) == host)
+            last = self.last_rows.get(rank, self.steps)
+            index = np.searchsorted(self.times[rank, :last], self.grid)
+            inside = np.minimum(index, last - 1)
+            paused = self.grid < self.times[rank, inside] - self.durations[rank, inside]
+            found[host] = np.where(paused, self.processor_before[inside], own.uniform(80, 400))
+            found[host][index >= last] = 0.0
+        return found * own.uniform(0.9, 1.1, found.shape) + own.uniform(0, 3, found.shape)
 
     # Messages
 
@@ -347,6 +368,7 @@ class Job:
             "memory_used_bytes": self.host_used,
             "process_memory_rss_bytes": self.rss,
             "disk_used_percent": self.disk,
+            "process_cpu_percent": self.processor,
         }
         metrics, gpus, indexes = list(own), [""] * len(own), [-1] * len(own)
         columns = [values[host] for values in own.values()]

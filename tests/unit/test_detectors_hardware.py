@@ -9,6 +9,7 @@ from pulsetrain_consumers.monitor.detectors.affected import Affected
 from pulsetrain_consumers.monitor.detectors.gpu import HW_THERMAL, POWER_BRAKE, SW_POWER_CAP, Gpu, Sample
 from pulsetrain_consumers.monitor.detectors.hardware import Hardware
 from pulsetrain_consumers.monitor.detectors.memory_growth import MemoryLeak, OutOfMemorySoon
+from pulsetrain_consumers.monitor.detectors.pace import Activity
 from pulsetrain_consumers.monitor.detectors.ranks import Rank
 from pulsetrain_consumers.monitor.detectors.system_samples import Summary, summary
 from pulsetrain_consumers.monitor.detectors.writers import Writers
@@ -99,6 +100,34 @@ def test_a_gpu_that_vanishes_from_its_hosts_samples_is_lost() -> None:
     assert [(it.kind, it.subject, it.gpu) for it in found] == [("gpu_lost", "GPU-3", "GPU-3")]
 
 
+AT_WORK, WAITS, IDLE = (95.0, 600.0), (100.0, 250.0), (0.0, 80.0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processor", "expected"),
+    [
+        ([AT_WORK, IDLE], 300.0, Activity.GPU),
+        ([IDLE, IDLE], 300.0, Activity.CPU),
+        ([IDLE, IDLE], 3.0, Activity.NONE),
+        ([WAITS, WAITS], 200.0, Activity.NONE),  # who waits in a collective spins
+        ([], 300.0, Activity.CPU),
+        ([], 3.0, Activity.UNKNOWN),
+    ],
+)
+def test_what_a_silent_run_does_shows_in_its_samples(gpus, processor, expected) -> None:
+    hardware = Hardware()
+    for i in range(40):
+        now = gpus if i >= 30 else [AT_WORK] * len(gpus)
+        samples = {
+            f"GPU-{n}": (n, replace(WELL, time=10.0 * i, utilisation=share, power=watts))
+            for n, (share, watts) in enumerate(now)
+        }
+        told = Summary(10.0 * i, samples, {"process_cpu_percent": processor})
+        hardware.observe("node", 0, Rank(), told, i < 30, 10.0 * i)
+    assert hardware.activity(395.0) is expected
+    assert hardware.activity(1000.0) is Activity.UNKNOWN, "old samples say nothing"
+
+
 def leaks(shares: np.ndarray, seconds: float = 10.0) -> list[bool]:
     leak, said = MemoryLeak(), [False]
     for i, share in enumerate(shares):
@@ -113,9 +142,21 @@ HOUR = np.arange(360) / 360
 
 def test_memory_that_grows_steadily_leaks_until_it_is_given_back() -> None:
     noise = 0.002 * np.random.default_rng(0).normal(size=360)
-    assert leaks(0.3 + 0.2 * HOUR + noise) == [True]
-    assert leaks(np.concatenate([0.3 + 0.2 * HOUR, np.full(60, 0.3)])) == [True, False]
-    assert leaks(0.3 + np.floor(0.2 * HOUR / 0.01) * 0.01) == [True]
+    assert leaks(0.3 + 0.3 * HOUR + noise) == [True]
+    assert leaks(np.concatenate([0.3 + 0.3 * HOUR, np.full(60, 0.3)])) == [True, False]
+    assert leaks(0.3 + np.floor(0.3 * HOUR / 0.01) * 0.01) == [True]
+
+
+def test_a_leak_is_told_when_a_third_of_its_way_is_over() -> None:
+    full = np.arange(3600) / 3600  # ten hours from 0.2 to all of it
+    (told,) = [i for i in range(1000, 1600, 50) if leaks(0.2 + 0.8 * full[:i]) == [True]][:1]
+    assert 1100 < told < 1400
+
+
+@pytest.mark.parametrize("minutes", [10, 60, 300])
+def test_a_cache_that_takes_most_of_what_is_free_does_not_leak(minutes: int) -> None:
+    noise = 0.001 * np.random.default_rng(minutes).normal(size=3600)
+    assert leaks(0.3 + 0.5 * (1 - np.exp(-np.arange(3600) / 6 / minutes)) + noise) == []
 
 
 @pytest.mark.parametrize(

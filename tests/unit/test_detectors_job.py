@@ -5,7 +5,7 @@ import pytest
 
 from pulsetrain_consumers.monitor.detectors.data_loader_bound import DataLoaderBound
 from pulsetrain_consumers.monitor.detectors.lasting import Lasting
-from pulsetrain_consumers.monitor.detectors.pace import Pace
+from pulsetrain_consumers.monitor.detectors.pace import Activity, Pace
 from pulsetrain_consumers.monitor.detectors.stall import Silence, Stall
 from pulsetrain_consumers.monitor.detectors.straggler import Straggler
 from pulsetrain_consumers.monitor.detectors.throughput import ThroughputRegression
@@ -19,21 +19,22 @@ def pace(*gaps: float) -> Pace:
 
 
 def test_a_run_that_logs_each_second_may_be_silent_for_minutes_not_for_more() -> None:
-    assert 120 <= pace(*[1.0] * 200).patience(False) <= 180
+    assert 120 <= pace(*[1.0] * 200).patience(Activity.NONE) <= 180
 
 
 def test_a_gap_that_was_there_before_is_normal() -> None:
-    assert pace(*([1.0] * 100 + [400.0] + [1.0] * 100)).patience(False) >= 600
+    assert pace(*([1.0] * 100 + [400.0] + [1.0] * 100)).patience(Activity.NONE) >= 600
 
 
 def test_who_logs_once_an_hour_is_waited_for_hours_and_whose_gpu_works_for_half_an_hour() -> None:
-    assert pace(*[3600.0] * 24).patience(False) >= 3 * 3600
-    assert pace(*[1.0] * 200).patience(True) == 1800
-    assert pace(*[1.0] * 200).patience(None) == 300
+    assert pace(*[3600.0] * 24).patience(Activity.NONE) >= 3 * 3600
+    assert pace(*[1.0] * 200).patience(Activity.GPU) == 1800
+    assert pace(*[1.0] * 200).patience(Activity.UNKNOWN) == 300
+    assert pace(*[1.0] * 200).patience(Activity.CPU) == 600
 
 
 def test_the_first_steps_may_take_half_an_hour() -> None:
-    assert pace(1.0, 1.0, 1.0).patience(False) == 1800
+    assert pace(1.0, 1.0, 1.0).patience(Activity.NONE) == 1800
 
 
 @pytest.mark.parametrize("others", [1, 3, 5])
@@ -44,13 +45,13 @@ def test_rows_that_come_at_once_are_one_of_the_usual_gap(rows: int, others: int)
     for begin in range(0, len(gaps), rows):
         made.observe(gaps[begin : begin + rows])
     assert made.usual == 60.0
-    assert made.patience(False) == 600.0
+    assert made.patience(Activity.NONE) == 600.0
 
 
 def test_a_pause_now_and_then_is_not_the_usual_gap() -> None:
     made = pace(*([1.0] * 30 + [45.0]) * 20)
     assert made.usual == 1.0
-    assert made.patience(False) == 150.0
+    assert made.patience(Activity.NONE) == 150.0
 
 
 def silences(count: int, seconds: float, **more) -> dict[int, Silence]:

@@ -131,7 +131,7 @@ class RunWatch:
             said = self.writers.look(clock, now, hosts)
             said += self.hardware.look(clock)
             going = {number: rank for number, rank in self.ranks.items() if not rank.done}
-            said += self.job.look(clock, now, going, self.hardware.gpus, self.writers.ranks_heard())
+            said += self.job.look(clock, now, going, self.hardware, self.writers.ranks_heard())
             self._say(said, found)
         if self.precedence.waiting:
             found += self.precedence.tick(clock)
@@ -165,6 +165,8 @@ class RunWatch:
             rank.heard = now if rank.pace.rows else None
         for gpu in self.hardware.gpus.values():
             gpu.heard = now
+        for host in self.hardware.hosts.values():
+            host.heard = now
 
     def _rank(self, number: int) -> Rank:
         rank = self.ranks.get(number)
@@ -249,7 +251,8 @@ class RunWatch:
     def _finish(self, event: RunEvent, found: list[Finding]) -> None:
         origin, time = event.origin, event.time / 1e6
         writer = self.writers.writers[origin.writer]
-        said = self.writers.finish(writer, event.is_primary, event.state or "finished", event.exit_code, time)
+        step = self._rank(origin.rank).step
+        said = self.writers.finish(writer, event.is_primary, event.state or "finished", event.exit_code, time, step)
         if said is not None:
             self._say([said], found)
         if event.is_primary:

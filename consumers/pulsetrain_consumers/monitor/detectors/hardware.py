@@ -6,12 +6,20 @@ from pulsetrain_consumers.monitor.detectors.affected import Affected
 from pulsetrain_consumers.monitor.detectors.gpu import HARDWARE_XIDS, Gpu
 from pulsetrain_consumers.monitor.detectors.lasting import Lasting
 from pulsetrain_consumers.monitor.detectors.memory_growth import MemoryLeak, OutOfMemorySoon
+from pulsetrain_consumers.monitor.detectors.pace import Activity
 from pulsetrain_consumers.monitor.detectors.ranks import Rank
 from pulsetrain_consumers.monitor.detectors.robust import median
 from pulsetrain_consumers.monitor.detectors.system_samples import Summary
 from pulsetrain_consumers.monitor.findings import Finding, Severity
 
 GIB = 2.0**30
+# A GPU that draws this share of its power under load is at work; one that waits in a collective draws less.
+AT_WORK = 0.6
+# Per cent of its time in which a GPU that waits for the CPU still does something, and per cent of a core that processes
+# at work take at least.
+IDLE, COMPUTING = 10.0, 50.0
+# Samples and heartbeats older than this, in seconds, say nothing of now.
+RECENT = 45.0
 
 
 def _host_memory() -> OutOfMemorySoon:
@@ -27,6 +35,8 @@ class Host:
     """The state of one host."""
 
     time: float = field(init=False, default=0.0)
+    heard: float = field(init=False, default=0.0)
+    processor: float = field(init=False, default=0.0)
     total: float | None = field(init=False, default=None)
     memory: OutOfMemorySoon = field(init=False, default_factory=_host_memory)
     leak: MemoryLeak = field(init=False, default_factory=MemoryLeak)
@@ -71,7 +81,7 @@ class Hardware:
                 continue
             gpu.observe(sample, busy_run)
             self._mark(uuid, gpu)
-        self._host(name, rank, state, summary)
+        self._host(name, rank, state, summary, clock)
 
     def _mark(self, uuid: str, gpu: Gpu) -> None:
         where = f"GPU {gpu.index} of {gpu.host}"
@@ -112,11 +122,12 @@ class Hardware:
             text = f"memory of {where} is {share:.0%} full{left}"
             self.full.mark(uuid, gpu.memory.filling.present, time, text, share, *place)
 
-    def _host(self, name: str, rank: int, state: Rank, summary: Summary) -> None:
+    def _host(self, name: str, rank: int, state: Rank, summary: Summary, clock: float) -> None:
         host = self.hosts.get(name)
         if host is None:
             host = self.hosts[name] = Host()
         time, said = summary.time, summary.host
+        host.heard, host.processor = clock, said.get("process_cpu_percent", host.processor)
         rss = said.get("process_memory_rss_bytes")
         total = said.get("container_memory_limit_bytes") or host.total
         if rss is not None and total:
@@ -148,6 +159,22 @@ class Hardware:
             full = host.disk.observe(time, True if disk >= 98.0 else False if disk < 96.0 else None)
             self.disk.mark(name, full, time, f"the disk of {name} is {disk:.1f} % full", disk, name)
 
+    def recent(self, clock: float) -> dict[str, Gpu]:
+        """The GPUs of which there is a sample of now."""
+        return {uuid: gpu for uuid, gpu in self.gpus.items() if clock - gpu.heard < RECENT}
+
+    def activity(self, clock: float) -> Activity:
+        """What all of it does now."""
+        gpus = self.recent(clock).values()
+        shares = [share for gpu in gpus if (share := gpu.busy()) is not None]
+        if any(share >= AT_WORK for share in shares):
+            return Activity.GPU
+        idle = all(gpu.utilisation is None or gpu.utilisation < IDLE for gpu in gpus)
+        computes = any(host.processor >= COMPUTING for host in self.hosts.values() if clock - host.heard < RECENT)
+        if idle and computes:
+            return Activity.CPU
+        return Activity.NONE if shares else Activity.UNKNOWN
+
     def look(self, clock: float) -> list[Finding]:
         """Compares GPUs with one another, and says what is new."""
         if clock - self.compared >= 10.0 or clock < self.compared:
@@ -172,7 +199,7 @@ class Hardware:
         usual = {model: median(clocks) for model, clocks in peers.items() if len(clocks) >= 3}
         for uuid, gpu in self.gpus.items():
             model = usual.get(_model(gpu))
-            if model and clock - gpu.heard < 45.0:
+            if model and clock - gpu.heard < RECENT:
                 low = gpu.compare_clock(model)
                 text = f"GPU {gpu.index} of {gpu.host} runs at {gpu.clock or 0:.0f} MHz, its peers at {model:.0f}"
                 self.clock.mark(uuid, low, gpu.time, text, gpu.clock, gpu.host, uuid, gpu.rank)

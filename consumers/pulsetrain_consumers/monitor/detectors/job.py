@@ -6,17 +6,13 @@ from dataclasses import dataclass, field
 from pulsetrain_consumers.monitor.detectors.affected import Affected
 from pulsetrain_consumers.monitor.detectors.data_loader_bound import DataLoaderBound
 from pulsetrain_consumers.monitor.detectors.gpu import Gpu
+from pulsetrain_consumers.monitor.detectors.hardware import RECENT, Hardware
 from pulsetrain_consumers.monitor.detectors.ranks import Rank
 from pulsetrain_consumers.monitor.detectors.robust import median
 from pulsetrain_consumers.monitor.detectors.stall import Silence, Stall
 from pulsetrain_consumers.monitor.detectors.straggler import Straggler
 from pulsetrain_consumers.monitor.detectors.throughput import ThroughputRegression
 from pulsetrain_consumers.monitor.findings import Finding, Severity
-
-# A GPU that draws this share of its power under load is at work; one that waits in a collective draws less.
-AT_WORK = 0.6
-# Samples and heartbeats older than this say nothing of now.
-RECENT = 45.0
 
 
 def _stragglers() -> Affected:
@@ -34,22 +30,22 @@ class Job:
     loader: DataLoaderBound = field(init=False, default_factory=DataLoaderBound)
 
     def look(
-        self, clock: float, now: float, ranks: Mapping[int, Rank], gpus: Mapping[str, Gpu], heard: Mapping[int, float]
+        self, clock: float, now: float, ranks: Mapping[int, Rank], hardware: Hardware, heard: Mapping[int, float]
     ) -> list[Finding]:
         """Takes the ranks that have not finished, and when each was last heard of at all."""
-        found = self._stalled(clock, now, ranks, gpus, heard)
+        found = self._stalled(clock, now, ranks, hardware, heard)
         if self.stall.kind:
             return found
         fresh = {number: rank for number, rank in ranks.items() if rank.fresh}
         for rank in fresh.values():
             rank.fresh = False
         if fresh:
-            self._slow(clock, now, ranks, fresh, gpus)
+            self._slow(clock, now, ranks, fresh, hardware.gpus)
             found += self._speed(clock, now, fresh)
         return [*found, *self.stragglers.tick(clock)]
 
     def _stalled(
-        self, clock: float, now: float, ranks: Mapping[int, Rank], gpus: Mapping[str, Gpu], heard: Mapping[int, float]
+        self, clock: float, now: float, ranks: Mapping[int, Rank], hardware: Hardware, heard: Mapping[int, float]
     ) -> list[Finding]:
         waits = {
             number: clock - rank.heard for number, rank in ranks.items() if rank.heard is not None and rank.pace.rows
@@ -62,16 +58,14 @@ class Job:
         # Whoever is not heard of at all may be at work behind a broken network.
         if any(clock - heard.get(number, clock) > RECENT for number in waits):
             return []
-        recent = {name: gpu for name, gpu in gpus.items() if clock - gpu.heard < RECENT}
-        shares = [share for gpu in recent.values() if (share := gpu.busy()) is not None]
-        working = None if not shares else max(shares) >= AT_WORK
+        recent, activity = hardware.recent(clock), hardware.activity(clock)
         silences = {}
         for number, seconds in waits.items():
             rank = ranks[number]
             gpu = recent.get(rank.gpu)
             silences[number] = Silence(
                 seconds,
-                rank.pace.patience(working),
+                rank.pace.patience(activity),
                 rank.step,
                 None if gpu is None else gpu.busy(),
                 None if gpu is None else gpu.utilisation,

@@ -13,13 +13,17 @@ class MemoryLeak:
     """Steady growth over the whole time that is remembered: a quarter of an hour at least.
 
     The history is thinned to 48 means, and its first fifth is left out. Growth is a leak when nearly all pairs rise
-    (Mann and Kendall's S over 0.8), when it goes on (the second half grew by 0.8 of the first: a cache that fills up
-    slows down), when it came to 3 % of all memory, and when memory will be full within `horizon` seconds. Over when a
-    third of the growth is given back.
+    (Mann and Kendall's S over 0.8), when it goes on (the second half grew by 0.8 of the first), when it came to 3 % of
+    all memory, and when memory will be full within `horizon` seconds. Over when a third of the growth is given back.
+
+    A cache that fills looks the same until it slows down. Growth must therefore have lasted for a `share` of the time
+    that is left: a leak is told when a third of its way is over, and a cache that takes up to four fifths of what was
+    free has slowed down by then.
     """
 
     seconds: float = 900.0
     horizon: float = 86_400.0
+    share: float = 0.4
     cell: float = 20.0
     cells: list[float] = field(init=False, default_factory=list)
     pending: list[float] = field(init=False, default_factory=list)
@@ -59,10 +63,12 @@ class MemoryLeak:
         growth = cells[-1] - cells[0]
         if growth < 0.03 * total:
             return False
-        self.rate = growth / ((len(cells) - 1) * self.cell * self.width)
+        lasted = (len(cells) - 1) * self.cell * self.width
+        self.rate = growth / lasted
+        left = (total - cells[-1]) / self.rate
         half = (len(cells) - 1) // 2
         earlier, later = cells[-1 - half] - cells[-1 - 2 * half], cells[-1] - cells[-1 - half]
-        if later < 0.8 * earlier or (total - cells[-1]) / self.rate > self.horizon:
+        if later < 0.8 * earlier or lasted < self.share * left or left > self.horizon:
             return False
         self.floor, self.top = cells[0], cells[-1]
         return rising(cells) > 0.8

@@ -3,6 +3,7 @@
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,19 @@ from pulsetrain_consumers.monitor.detectors.robust import median
 SAMPLED = 16
 # A gap that is shorter than this share of the long ones is one within a burst of rows.
 BURST = 0.1
+
+
+class Activity(Enum):
+    """What the hardware of a silent run does."""
+
+    GPU = "its GPUs work"
+    CPU = "its GPUs are idle and its processes compute: an evaluation on the CPU, data being prepared"
+    NONE = "its GPUs are idle, or wait, and its processes do nothing"
+    UNKNOWN = "nothing is known of GPUs, nor of processes that compute"
+
+
+# How many times as long a first row may take.
+_LATE = {Activity.GPU: 8, Activity.CPU: 8, Activity.UNKNOWN: 4, Activity.NONE: 1}
 
 
 @dataclass(slots=True)
@@ -30,6 +44,7 @@ class Pace:
 
     times: float = 20.0
     least: float = 150.0
+    computing: float = 600.0
     first: float = 1800.0
     warm_up: int = 12
     gaps: list[float] = field(init=False, default_factory=list)
@@ -63,21 +78,27 @@ class Pace:
             if len(self.long) > 16:
                 self.long.remove(min(self.long))
 
-    def patience(self, working: bool | None) -> float:
-        """Seconds of silence that are normal; `working` says whether its hardware looks busy, None where that is
-        unknown.
+    def patience(self, activity: Activity) -> float:
+        """Seconds of silence that are normal while the hardware does that.
 
-        A first evaluation cannot be known by its length, so who is at work has half an hour.
+        A first evaluation cannot be known by its length, so who is at work has half an hour on GPUs, and ten minutes on
+        the CPU, where a hang may spin too.
         """
         if self.rows < self.warm_up:
             # It may log once an hour. Where its hardware is busy, or cannot be seen, there is more time to find out.
-            return max(self.first, 3 * self.usual) * {True: 8, None: 4, False: 1}[working]
+            return max(self.first, 3 * self.usual) * _LATE[activity]
         patience = max(self.least, 3 * self.usual, min(self.times * self.usual, 600.0))
         if self.long:
             patience = max(patience, 1.5 * max(self.long) + 20.0)
-        if working is None:
-            return max(patience, 300.0)
-        return max(patience, self.first) if working else patience
+        match activity:
+            case Activity.GPU:
+                return max(patience, self.first)
+            case Activity.CPU:
+                return max(patience, self.computing)
+            case Activity.UNKNOWN:
+                return max(patience, 300.0)
+            case Activity.NONE:
+                return patience
 
 
 def _usual(gaps: Sequence[float]) -> float:

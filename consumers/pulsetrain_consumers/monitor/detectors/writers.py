@@ -45,8 +45,12 @@ class Writers:
         writer.beats = writer.beats or beat
         return writer
 
-    def finish(self, writer: Writer, primary: bool, state: str, code: int | None, time: float) -> Finding | None:
-        """Notes the end of a writer; says so where it is a crash, the first of the attempt."""
+    def finish(
+        self, writer: Writer, primary: bool, state: str, code: int | None, time: float, step: int | None
+    ) -> Finding | None:
+        """Notes the end of a writer, at the last step of its rank; says so where it is a crash, the first of the
+        attempt.
+        """
         writer.done = True
         if not primary or self.crashed or state not in ("failed", "crashed", "killed") or (state, code) in _INTERRUPTED:
             return None
@@ -54,7 +58,7 @@ class Writers:
         how = {"killed": "was killed", "failed": "failed", "crashed": "crashed"}[state]
         end = "" if code is None else f" with exit code {code}"
         text = f"the process of rank {writer.rank} {how}{end}"
-        return Finding("crashed", "", True, Severity.CRITICAL, text, time, None, code, writer.rank)
+        return Finding("crashed", "", True, Severity.CRITICAL, text, time, step, code, writer.rank)
 
     def all_done(self) -> bool:
         """Whether every writer that was heard of has ended."""
