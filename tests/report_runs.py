@@ -84,6 +84,7 @@ def alert(
         started=began,
         fired=began,
         resolved=began + timedelta(seconds=lasted) if lasted else None,
+        ending="the run has ended" if lasted else "",
         source="monitor",
         step=step,
         value=None,

@@ -119,7 +119,9 @@ def test_alerts_are_listed_and_stand_on_the_curves_that_they_are_about(browser: 
     titles = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "main > section > h2")]
     assert titles[:3] == ["Runs", "Alerts", "Charts"]
     rows = [one.text.split("\n") for one in browser.find_elements(By.CSS_SELECTOR, "table.alerts tbody tr")]
-    assert [(row[0], row[-1].endswith("still fires")) for row in rows] == [("nan: train/loss", True), ("stall:", False)]
+    assert [row[:2] for row in rows] == [["nan: train/loss", "critical · nan"], ["stall:", "critical · stall"]]
+    assert rows[0][-1].endswith("still fires")
+    assert rows[1][-1] == "the run has ended"
     on = "return [...Charts.alive].filter((c) => Alerts.on(c.metric, c.curves).length).map((c) => c.metric)"
     assert browser.execute_script(on) == ["train/loss"]
     box = "[...Charts.alive].find((c) => c.metric === 'train/loss')"
@@ -130,6 +132,22 @@ def test_alerts_are_listed_and_stand_on_the_curves_that_they_are_about(browser: 
     browser.find_element(By.CSS_SELECTOR, "#legend .swatch[data-run='2']").click()
     assert browser.execute_script(on) == []
     assert errors(browser) == []
+
+
+def test_an_alert_of_a_rule_stands_on_its_metric_and_a_critical_one_of_the_run_on_all_its_curves(browser, tmp_path):
+    rule = alert("rule", "is: it: train/grad_norm", step=300)
+    opened(browser, tmp_path, with_alerts(training(), 1, rule, alert("crashed", "", text="it was killed", step=250)))
+    on = "return [...Charts.alive].map((c) => [c.metric, Alerts.on(c.metric, c.curves).map(([a, x]) => [a.kind, x])])"
+    found = dict(browser.execute_script(on))
+    assert found["train/grad_norm"] == [["rule", 300], ["crashed", 250]]
+    assert found["train/loss"] == [["crashed", 250]]
+    assert errors(browser) == []
+
+
+def test_alerts_that_have_no_place_in_the_report_are_spoken_of(browser: WebDriver, tmp_path: Path):
+    shown = replace(with_alerts(training(), 0, alert("stall", "")), more_alerts=True)
+    opened(browser, tmp_path, shown)
+    assert "pulsetrain alerts shows all" in browser.find_element(By.ID, "alerts").text
 
 
 def test_a_peak_inside_a_bucket_is_within_the_axis(browser: WebDriver, tmp_path: Path):

@@ -152,7 +152,10 @@ class WriterAccount:
 
 @dataclass(frozen=True, slots=True)
 class AlertRecord:
-    """An alert as it is now. `fired` is None for one that was never more than pending, `resolved` while it goes on."""
+    """An alert as it is now. `fired` is None for one that was never more than pending, `resolved` while it goes on.
+
+    `text` is what was seen last while it went on, `ending` what ended it; empty until then.
+    """
 
     project: str
     run_id: str
@@ -166,6 +169,7 @@ class AlertRecord:
     started: datetime
     fired: datetime | None
     resolved: datetime | None
+    ending: str
     source: str
     step: int | None
     value: float | None

@@ -236,9 +236,14 @@ def _alerts(alerts: Sequence[AlertRecord], *, with_run: bool) -> Table:
             Text(alert.started.astimezone().strftime("%Y-%m-%d %H:%M:%S")),
             Text(harmless(state), style=style if alert.state == "firing" else "dim"),
             Text("" if alert.step is None else f"{alert.step:,}"),
-            Text.assemble((harmless(alert.title), style), "\n" if alert.text else "", (harmless(alert.text), "dim")),
+            Text.assemble((harmless(alert.title), style), *((f"\n{line}", "dim") for line in _said(alert))),
         )
     return table
+
+
+def _said(alert: AlertRecord) -> list[str]:
+    ending = f"over: {alert.ending}" if alert.ending else ""
+    return [harmless(text) for text in (alert.text, ending) if text]
 
 
 def _curves(curves: Sequence[Curve]) -> Table:

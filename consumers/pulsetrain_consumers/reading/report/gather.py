@@ -53,7 +53,8 @@ def gather(
             account.setdefault((entry.project, entry.run_id), []).append(entry)
     attempts = lineage.attempts(database, keys)
     alerts: dict[tuple[str, str], list[AlertRecord]] = {}
-    for alert in list_alerts(database, keys, limit=_MOST_ALERTS):
+    listed = list_alerts(database, keys, limit=_MOST_ALERTS + 1)
+    for alert in listed[:_MOST_ALERTS]:
         if alert.fired is not None:
             alerts.setdefault((alert.project, alert.run_id), []).append(alert)
     return Report(
@@ -71,4 +72,5 @@ def gather(
             )
             for record in records
         ],
+        more_alerts=len(listed) > _MOST_ALERTS,
     )

@@ -33,8 +33,9 @@ class ReportRun:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A whole report. `generated` is aware of its time zone."""
+    """A whole report. `generated` is aware of its time zone, `more_alerts` says that there are older ones."""
 
     title: str
     generated: datetime
     runs: Sequence[ReportRun] = field(default_factory=tuple)
+    more_alerts: bool = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Any
 
@@ -54,7 +55,12 @@ def payload(report: Report) -> dict[str, Any]:
         "axes": axes.written,
         "curves": curves,
         "telemetry": telemetry,
-        "alerts": [_alert(alert, run_index) for run_index, run in enumerate(report.runs) for alert in run.alerts],
+        "alerts": [
+            _alert(alert, run_index, metrics.keys() | {series.metric for series in run.telemetry})
+            for run_index, run in enumerate(report.runs)
+            for alert in run.alerts
+        ],
+        "more_alerts": report.more_alerts,
     }
 
 
@@ -169,11 +175,14 @@ def _telemetry(series: Telemetry, run_index: int, origin: float) -> dict[str, An
     return written
 
 
-def _alert(alert: AlertRecord, run_index: int) -> dict[str, Any]:
+def _alert(alert: AlertRecord, run_index: int, metrics: AbstractSet[str]) -> dict[str, Any]:
+    # A rule's subject is NAME: SERIES, and both may have colons.
+    about = alert.subject.split(": ") if alert.kind == "rule" else [alert.subject]
+    found = (metric for i in range(len(about)) if (metric := ": ".join(about[i:])) in metrics)
     return {
         "run": run_index,
         "kind": alert.kind,
-        "subject": alert.subject,
+        "metric": next(found, None),
         "state": alert.state,
         "severity": alert.severity,
         "title": json_value(alert.title),
@@ -181,6 +190,8 @@ def _alert(alert: AlertRecord, run_index: int) -> dict[str, Any]:
         "step": json_value(alert.step),
         "started": alert.started.timestamp(),
         "resolved": _seconds(alert.resolved),
+        "ending": json_value(alert.ending),
+        "silenced": alert.silenced,
     }
 
 

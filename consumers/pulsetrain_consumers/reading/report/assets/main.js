@@ -131,7 +131,7 @@
   else if (Data.runs.length) place("runs", "Run", ...Tables.details());
   else main.append(element("p", { class: "note" }, "There are no runs in this report."));
 
-  if (Data.alerts.length) place("alerts", "Alerts", Alerts.table());
+  if (Data.alerts.length) place("alerts", "Alerts", ...Alerts.table());
 
   if (Data.curves.length) {
     const prefix = ({ metric }) => (metric.includes("/") ? metric.slice(0, metric.indexOf("/")) : "");

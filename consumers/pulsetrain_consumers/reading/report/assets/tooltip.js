@@ -45,7 +45,7 @@ const Tooltip = (() => {
       element("div", { class: "where" }, where(readings[0]).text),
       ...readings.slice(0, ROWS).map((reading, i) => row(chart, reading, i === 0)),
       readings.length > ROWS ? element("div", { class: "more" }, `and ${readings.length - ROWS} more`) : "",
-      ...chart.alerts().slice(0, ALERTS).map((alert) => element("div", { class: "severity", "data-severity": alert.severity }, alert.text)),
+      ...chart.alerts().slice(0, ALERTS).map((alert) => element("div", { class: "severity", "data-severity": alert.severity }, `${alert.severity}: ${alert.text}`)),
     );
     box.hidden = false;
     const frame = chart.plot.over.getBoundingClientRect();
