@@ -7,10 +7,11 @@ or a trouble was not noticed. What a person would type is run as it would be typ
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,21 @@ from pulsetrain_schemas.errors import UserError
 
 PROJECT = "digits"
 TROUBLES = "troubles"
-# What each of the runs in trouble is expected to be noticed for.
-NOTICED = {"nan": "nan", "loader": "loader_stall", "killed": "crashed"}
+# By the name of a trouble, the name of its run and what that is expected to be noticed for.
+NOTICED = {
+    "nan": ("warm-up without end", "nan"),
+    "loader": ("loader stalls", "loader_stall"),
+    "killed": ("killed", "crashed"),
+}
 NOTICED_WITHIN = 120.0
 HERE = Path(__file__).parent
 PLACE = Path(".demo").absolute()
 REPORT = Path("report.html")
 STORED_WITHIN = 60.0
 ALERTS = """
-SELECT DISTINCT kind
-FROM alerts WHERE project = {project:String} AND fired IS NOT NULL AND NOT has({before:Array(String)}, run_id)
+SELECT DISTINCT r.name, a.kind
+FROM alerts AS a INNER JOIN runs AS r ON r.project = a.project AND r.run_id = a.run_id
+WHERE a.project = {project:String} AND a.fired IS NOT NULL AND NOT has({before:Array(String)}, a.run_id)
 """
 LATENCY = """
 SELECT count(), quantileExact(0.5)(seconds), quantileExact(0.99)(seconds)
@@ -86,7 +92,7 @@ def show() -> bool:
     """Trains and shows what was stored. Whether all of it was, and all that went wrong was noticed."""
     with tracker.Api() as api:
         before = {run.id for project in (PROJECT, TROUBLES) for run in api.runs(project)}
-        with in_trouble():
+        with in_trouble() as processes:
             heading("Three small networks learn to read digits; beside them, three runs get into trouble")
             run([sys.executable, str(HERE / "digits.py"), "--project", PROJECT])
             waited = wait_stored(api, before)
@@ -94,7 +100,7 @@ def show() -> bool:
             show_runs(runs)
             whole = show_account(runs)
             show_pipeline(api, [found.id for found in runs], waited)
-            noticed = wait_noticed(api, before)
+            noticed = wait_noticed(api, before, processes)
         names = [f"{found.project}/{found.id}" for found in runs]
         troubled = [f"{found.project}/{found.id}" for found in new_runs(api, TROUBLES, before)]
 
@@ -177,20 +183,20 @@ def show_pipeline(api: tracker.Api, ids: Sequence[str], waited: float) -> None:
 
 
 @contextmanager
-def in_trouble() -> Iterator[None]:
-    """Training processes that get into trouble, beside what is done meanwhile; at its end they have ended."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "troubles.py"), name, "--project", TROUBLES],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for name in NOTICED
-    ]
+def in_trouble() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Training processes that get into trouble, beside what is done meanwhile; at its end they have ended.
+
+    What they print is in .demo/NAME.log.
+    """
+    processes = {}
+    for name in NOTICED:
+        with log_of(name).open("wb") as log:
+            command = [sys.executable, str(HERE / "troubles.py"), name, "--project", TROUBLES]
+            processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        yield
+        yield processes
     finally:
-        for process in processes:
+        for process in processes.values():
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
@@ -198,17 +204,26 @@ def in_trouble() -> Iterator[None]:
                 process.wait()
 
 
-def wait_noticed(api: tracker.Api, before: set[str]) -> bool:
+def log_of(trouble: str) -> Path:
+    """What the process of a trouble prints."""
+    return PLACE / f"{trouble}.log"
+
+
+def wait_noticed(api: tracker.Api, before: set[str], processes: Mapping[str, subprocess.Popen[bytes]]) -> bool:
     """Waits until each trouble has an alert that fired. Whether that came."""
     began = time.monotonic()
     with console.status("waiting for the last alert: a loader is given half a minute"):
         while time.monotonic() - began < NOTICED_WITHIN:
-            found = {kind for (kind,) in api.sql(ALERTS, {"project": TROUBLES, "before": sorted(before)}).rows}
+            found = set(api.sql(ALERTS, {"project": TROUBLES, "before": sorted(before)}).rows)
             if found >= set(NOTICED.values()):
                 return True
+            for name, process in processes.items():
+                if process.poll() not in (None, 0, -signal.SIGKILL):
+                    said = log_of(name).read_text(errors="replace").strip()
+                    raise DemoFailed(f"troubles.py {name} ended with exit code {process.returncode}:\n{said}")
             time.sleep(0.2)
-    missing = ", ".join(sorted(set(NOTICED.values()) - found))
-    console.print(f"[red]no alert fired within {NOTICED_WITHIN:.0f} s of kind {missing}[/red]")
+    missing = ", ".join(f"{kind} of '{name}'" for name, kind in sorted(set(NOTICED.values()) - found))
+    console.print(f"[red]no alert fired within {NOTICED_WITHIN:.0f} s: {missing}[/red]")
     return False
 
 

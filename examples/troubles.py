@@ -32,7 +32,7 @@ def nan(project: str) -> None:
         for step in range(3 * STEPS_BEFORE):
             rate = 0.01 * step
             loss = w - math.log(w) if w > 0 else math.nan
-            run.log({"train/loss": loss, "train/learning_rate": rate})
+            run.log({"loss": loss, "lr": rate})
             w -= rate * (1 - 1 / w + noise.normal(0, 0.02))
             time.sleep(0.005)
 
@@ -59,14 +59,14 @@ def loader(project: str) -> None:
             with timer.forward():
                 time.sleep(0.005)
             timer.step()
-            run.log({"train/loss": 1 / (number + 1)})
+            run.log({"loss": 1 / (number + 1)})
 
 
 def killed(project: str) -> None:
     """The process ends without a word."""
     run = pulsetrain.init(project=project, name="killed")
     for step in range(STEPS_BEFORE):
-        run.log({"train/loss": 1 / (step + 1)})
+        run.log({"loss": 1 / (step + 1)})
         time.sleep(0.005)
     os.kill(os.getpid(), signal.SIGKILL)
 

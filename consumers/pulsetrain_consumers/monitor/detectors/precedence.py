@@ -96,9 +96,7 @@ class Precedence:
             if key.partition(" ")[0] in explained:
                 self.waiting[key] = self.active[key]
                 found.append(
-                    self._end(
-                        key, finding.time, clock, f"it is explained by another alert: {finding.kind.replace('_', ' ')}"
-                    )
+                    self._end(key, finding.time, clock, f"another alert explains it: {finding.kind.replace('_', ' ')}")
                 )
         self.waiting.pop(_key(finding), None)
         self.active[_key(finding)] = _row(finding)

@@ -56,7 +56,7 @@ def payload(report: Report) -> dict[str, Any]:
         "curves": curves,
         "telemetry": telemetry,
         "alerts": [
-            _alert(alert, run_index, metrics.keys() | {series.metric for series in run.telemetry})
+            _alert(alert, run_index, _last_step(run), metrics.keys() | {series.metric for series in run.telemetry})
             for run_index, run in enumerate(report.runs)
             for alert in run.alerts
         ],
@@ -175,7 +175,9 @@ def _telemetry(series: Telemetry, run_index: int, origin: float) -> dict[str, An
     return written
 
 
-def _alert(alert: AlertRecord, run_index: int, metrics: AbstractSet[str]) -> dict[str, Any]:
+def _alert(alert: AlertRecord, run_index: int, last_step: int | None, metrics: AbstractSet[str]) -> dict[str, Any]:
+    # The monitor may hear of a crash before it has a row.
+    step = last_step if alert.step is None and alert.kind == "crashed" else alert.step
     # A rule's subject is NAME: SERIES, and both may have colons.
     about = alert.subject.split(": ") if alert.kind == "rule" else [alert.subject]
     found = (metric for i in range(len(about)) if (metric := ": ".join(about[i:])) in metrics)
@@ -187,12 +189,16 @@ def _alert(alert: AlertRecord, run_index: int, metrics: AbstractSet[str]) -> dic
         "severity": alert.severity,
         "title": json_value(alert.title),
         "text": json_value(alert.text),
-        "step": json_value(alert.step),
+        "step": json_value(step),
         "started": alert.started.timestamp(),
         "resolved": _seconds(alert.resolved),
         "ending": json_value(alert.ending),
         "silenced": alert.silenced,
     }
+
+
+def _last_step(run: ReportRun) -> int | None:
+    return max((int(curve.last_steps.max()) for curve in run.curves if len(curve.last_steps)), default=None)
 
 
 def _run(run: ReportRun) -> dict[str, Any]:
