@@ -78,7 +78,7 @@ def median_of_five(client: Client, question: str) -> float:
 def main() -> None:
     """Prints the machine, then the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=100, help="of a million points each")
+    parser.add_argument("--runs", type=int, default=20, help="of a million points each")
     options = parser.parse_args()
     print(describe("chdb"))
     with tempfile.TemporaryDirectory() as name, running_clickhouse(Path(name) / "clickhouse") as server:
