@@ -1,0 +1,118 @@
+"""The committed dashboards: generated, whole, and without a way for a name to leave its quotes."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+from pulsetrain_grafana.dashboards import BOARDS
+from pulsetrain_grafana.files import written
+from tests.grafana_files import FILES, FOLDER, loaded, panels, queries
+from tests.grafana_macros import Range, expanded, interpolated
+
+DATASOURCES = {"pulsetrain-clickhouse"}
+by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def test_what_is_committed_is_what_is_generated() -> None:
+    assert {f"{board.name}.json": written(board) for board in BOARDS} == {
+        path.name: path.read_text(encoding="utf-8") for path in FILES
+    }, "run: .venv/bin/python -m pulsetrain_grafana"
+    assert len(FILES) >= 7
+
+
+def test_dashboards_have_ids_and_titles_of_their_own() -> None:
+    made = [loaded(path) for path in FILES]
+    assert len({one["uid"] for one in made}) == len({one["title"] for one in made}) == len(made)
+    assert all(
+        one["description"] and one["uid"] == f"pulsetrain-{path.stem}" for one, path in zip(made, FILES, strict=True)
+    )
+
+
+@by_file
+def test_panels_have_ids_titles_descriptions_and_units(path: Path) -> None:
+    found = list(panels(loaded(path)))
+    ids = [panel["id"] for panel in found]
+    assert len(set(ids)) == len(ids)
+    assert all(ids)
+    for panel in found:
+        assert panel["title"]
+        if panel["type"] != "row":
+            assert panel["description"], panel["title"]
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            assert panel["targets"], panel["title"]
+
+
+@by_file
+def test_panels_do_not_overlap_and_fill_the_width(path: Path) -> None:
+    places = [panel["gridPos"] for panel in loaded(path)["panels"]]
+    for place in places:
+        assert 0 <= place["x"] < place["x"] + place["w"] <= 24
+        assert place["h"] > 0
+    for one, two in itertools.combinations(places, 2):
+        beside = one["x"] + one["w"] <= two["x"] or two["x"] + two["w"] <= one["x"]
+        above = one["y"] + one["h"] <= two["y"] or two["y"] + two["h"] <= one["y"]
+        assert beside or above, (one, two)
+
+
+@by_file
+def test_all_that_is_asked_is_asked_of_a_datasource_that_there_is(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert set(re.findall(r'"type": "grafana-clickhouse-datasource",\s*"uid": "([^"]*)"', text)) <= DATASOURCES
+    dashboard = loaded(path)
+    for panel in panels(dashboard):
+        for target in panel.get("targets", ()):
+            assert target["datasource"]["uid"] in DATASOURCES
+
+
+@by_file
+def test_links_lead_to_dashboards_and_variables_that_there_are(path: Path) -> None:
+    variables = {
+        loaded(other)["uid"]: {one["name"] for one in loaded(other).get("templating", {}).get("list", ())}
+        for other in FILES
+    }
+    for uid, parameters in re.findall(r'"/d/([\w-]+)\?([^"]*)"', path.read_text(encoding="utf-8")):
+        assert set(re.findall(r"var-(\w+)=", parameters)) <= variables[uid]
+    own = variables[loaded(path)["uid"]]
+    for panel in panels(loaded(path)):
+        assert panel.get("repeat") in (None, *own)
+
+
+HOSTILE = [
+    "\\' OR 1=1 --",
+    "'",
+    "a'b\\",
+    "$__timeFilter",
+    "${project}",
+    "x' UNION ALL SELECT 1 --",
+    "한국어 손실",
+    "&var-run=b",
+    "{}",
+    "a,b",
+]
+
+
+@by_file
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_stays_within_its_quotes(path: Path, name: str) -> None:
+    own = [one["name"] for one in loaded(path).get("templating", {}).get("list", ())]
+    tame = {key: ["x"] for key in own}
+    for asked in queries(path):
+        plain = interpolated(asked.sql, tame)
+        for variable in own:
+            hostile = interpolated(asked.sql, {**tame, variable: [name, name]})
+            # The same text but for what stands between the same quotes.
+            quoted = r"'var-[^'\\]*'"
+            assert re.sub(quoted, "?", hostile) == re.sub(quoted, "?", plain), asked
+
+
+@by_file
+def test_macros_are_those_of_the_plugin(path: Path) -> None:
+    own = {one["name"]: ["x"] for one in loaded(path).get("templating", {}).get("list", ())}
+    for asked in queries(path):
+        assert expanded(interpolated(asked.sql, own), Range(0, 3600))
+
+
+def test_the_folder_has_nothing_else() -> None:
+    assert {path.suffix for path in FOLDER.iterdir()} == {".json"}
