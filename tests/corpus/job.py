@@ -313,7 +313,7 @@ class Job:
         def event(writer: str, kind: str, time: float, **more: object) -> Arrival | None:
             arrival = self._arrives(time, host)
             stamp = round((time + float(self.offsets[host])) * 1e6)
-            made = RunEvent(self.origin(writer, rank), kind, stamp, writer == "run", **more)  # type: ignore[arg-type]
+            made = RunEvent(self.origin(writer, rank), kind, stamp, writer == "run" and rank == 0, **more)  # type: ignore[arg-type]
             return None if arrival is None else (arrival, made)
 
         began = event("run", "start", self.start, state="running", environment={"host": f'"{self.host_name(rank)}"'})

@@ -249,11 +249,11 @@ def test_a_host_of_which_nothing_is_heard_for_a_minute_is_lost_and_may_come_back
 def test_a_crash_is_said_once_and_an_interruption_not_at_all() -> None:
     writers = Writers()
     one, two = writers.heard("a", 0, 0.0), writers.heard("b", 1, 0.0)
-    found = writers.finish(one, True, "killed", None, 5.0)
+    found = writers.finish(one, True, "killed", None, 5.0, 17)
     assert found is not None
     assert found.present
-    assert found.rank == 0
-    assert writers.finish(two, True, "killed", None, 6.0) is None
+    assert (found.rank, found.step) == (0, 17)
+    assert writers.finish(two, True, "killed", None, 6.0, 17) is None
     assert writers.all_done()
     for primary, state, code in (
         (True, "finished", 0),
@@ -261,7 +261,31 @@ def test_a_crash_is_said_once_and_an_interruption_not_at_all() -> None:
         (True, "killed", 255),
         (False, "killed", None),
     ):
-        assert Writers().finish(Writers().heard("a", 0, 0.0), primary, state, code, 5.0) is None
+        assert Writers().finish(Writers().heard("a", 0, 0.0), primary, state, code, 5.0, None) is None
+
+
+def test_the_crash_of_a_rank_that_does_not_speak_for_the_run_is_said_and_the_end_of_its_child_is_not() -> None:
+    writers = Writers()
+    for name, rank, primary in (("main", 0, True), ("rank 1", 1, False), ("its child", 1, False)):
+        writers.start(writers.heard(name, rank, 0.0), primary)
+    assert writers.finish(writers.writers["its child"], False, "killed", None, 5.0, 3) is None
+    found = writers.finish(writers.writers["rank 1"], False, "killed", None, 6.0, 4)
+    assert found is not None
+    assert (found.rank, found.step) == (1, 4)
+
+
+def test_a_rank_that_is_killed_after_the_run_has_finished_did_not_crash() -> None:
+    writers = Writers()
+    for name, rank in (("main", 0), ("other", 1)):
+        writers.start(writers.heard(name, rank, 0.0), rank == 0)
+    assert writers.finish(writers.writers["main"], True, "finished", 0, 5.0, 9) is None
+    assert writers.finish(writers.writers["other"], False, "killed", None, 6.0, 9) is None
+
+
+def test_a_rank_whose_start_was_not_heard_is_known_by_its_rows() -> None:
+    writers = Writers()
+    writers.heard("a", 3, 0.0).logs = True
+    assert writers.finish(writers.writers["a"], False, "failed", 1, 5.0, 9) is not None
 
 
 def test_a_batch_of_samples_comes_to_means_last_values_and_shares_of_reasons() -> None:

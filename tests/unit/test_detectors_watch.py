@@ -42,7 +42,7 @@ def rows(
 
 def life(kind: str, time: float, rank: int = 0, attempt: int = 0, **more) -> RunEvent:
     origin = Origin("p", "r", f"w{rank}-{attempt}", rank, attempt, T0 * 1_000_000 + attempt, 1, 1)
-    return RunEvent(origin, kind, round((T0 + time) * 1e6), True, **more)
+    return RunEvent(origin, kind, round((T0 + time) * 1e6), rank == 0, **more)
 
 
 def losses(count: int, seed: int = 0) -> np.ndarray:
@@ -83,6 +83,20 @@ def test_a_healthy_run_says_nothing_and_ends() -> None:
     assert watch.event(life("finish", 600, state="finished", exit_code=0)) == []
     assert watch.ended()
     assert silence(watch, 600, 600, beats=False) == []
+
+
+def test_a_run_of_several_ranks_is_over_when_all_have_ended_though_one_speaks_for_it() -> None:
+    watch, found = RunWatch("p", "r"), []
+    for rank in range(2):
+        watch.event(life("start", 0, rank, state="running"))
+    for first in range(0, 200, 10):
+        for rank in range(2):
+            values = np.full(10, np.nan) if first >= 100 else losses(10)
+            found += run(watch, first, {"loss": values} if rank == 0 else {"norm": losses(10)}, rank=rank)
+    assert words(found) == ["nan loss"]
+    assert watch.event(life("finish", 201, 0, state="finished", exit_code=0)) == []
+    assert words(watch.event(life("finish", 202, 1, state="finished", exit_code=0))) == ["no nan loss"]
+    assert silence(watch, 210, 3_000, beats=False) == []
 
 
 def test_a_run_that_hangs_is_a_stall_and_one_that_goes_on_ends_it() -> None:

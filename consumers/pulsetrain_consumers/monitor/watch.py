@@ -60,7 +60,7 @@ class RunWatch:
         if not self._current(origin, found):
             return found
         clock = self._clock()
-        self.writers.heard(origin.writer, origin.rank, clock)
+        self.writers.heard(origin.writer, origin.rank, clock).logs = True
         if not len(batch.row_times):
             return found
         rank = self._rank(origin.rank)
@@ -101,8 +101,9 @@ class RunWatch:
         if host:
             self._rank(origin.rank).host = host.strip('"')
         if event.kind == "start":
-            writer.done = False
-            self._rank(origin.rank).done = False
+            self.writers.start(writer, event.is_primary)
+            if writer.leads:
+                self._rank(origin.rank).done = False
             self.over = False
         elif event.kind == "finish":
             self._finish(event, found)
@@ -255,7 +256,7 @@ class RunWatch:
         said = self.writers.finish(writer, event.is_primary, event.state or "finished", event.exit_code, time, step)
         if said is not None:
             self._say([said], found)
-        if event.is_primary:
+        if writer.leads:
             self._rank(origin.rank).done = True
         if all(rank.done for rank in self.ranks.values()):
             self.over = True

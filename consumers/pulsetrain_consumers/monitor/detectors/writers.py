@@ -12,12 +12,18 @@ _INTERRUPTED = (("failed", 130), ("killed", 130), ("killed", 255))
 
 @dataclass(slots=True)
 class Writer:
-    """One journal of the run: its rank, when it was last heard of (monitor's clock), and whether it has ended."""
+    """One journal of the run: its rank, when it was last heard of (monitor's clock), and whether it has ended.
+
+    One that `leads` is of the process that its rank is; a sampler does not, nor does a child that logs too. `logs` says
+    that rows came of it.
+    """
 
     rank: int = field(init=False, default=0)
     heard: float | None = field(init=False, default=None)
     beats: bool = field(init=False, default=False)
     done: bool = field(init=False, default=False)
+    logs: bool = field(init=False, default=False)
+    leads: bool = field(init=False, default=False)
 
 
 def _hosts() -> Affected:
@@ -35,6 +41,7 @@ class Writers:
     writers: dict[str, Writer] = field(init=False, default_factory=dict, metadata={"of": Writer})
     lost: Affected = field(init=False, default_factory=_hosts)
     crashed: bool = field(init=False, default=False)
+    finished: bool = field(init=False, default=False)
 
     def heard(self, name: str, rank: int, clock: float | None, beat: bool = False) -> Writer:
         """Notes that something came of a writer."""
@@ -45,20 +52,34 @@ class Writers:
         writer.beats = writer.beats or beat
         return writer
 
+    def start(self, writer: Writer, primary: bool) -> None:
+        """Notes that a process begins to log. The first of its rank is what the rank is; one that speaks for the run is
+        in any case.
+        """
+        writer.done = False
+        writer.leads = primary or not self._is_led(writer.rank)
+
     def finish(
         self, writer: Writer, primary: bool, state: str, code: int | None, time: float, step: int | None
     ) -> Finding | None:
         """Notes the end of a writer, at the last step of its rank; says so where it is a crash, the first of the
-        attempt.
+        attempt. What is killed when the run has finished (a launcher clears up) is none.
         """
         writer.done = True
-        if not primary or self.crashed or state not in ("failed", "crashed", "killed") or (state, code) in _INTERRUPTED:
+        writer.leads = writer.leads or primary or (writer.logs and not self._is_led(writer.rank))
+        self.finished = self.finished or (primary and state == "finished")
+        if not writer.leads or self.crashed or self.finished:
+            return None
+        if state not in ("failed", "crashed", "killed") or (state, code) in _INTERRUPTED:
             return None
         self.crashed = True
         how = {"killed": "was killed", "failed": "failed", "crashed": "crashed"}[state]
         end = "" if code is None else f" with exit code {code}"
         text = f"the process of rank {writer.rank} {how}{end}"
         return Finding("crashed", "", True, Severity.CRITICAL, text, time, step, code, writer.rank)
+
+    def _is_led(self, rank: int) -> bool:
+        return any(writer.leads for writer in self.writers.values() if writer.rank == rank)
 
     def all_done(self) -> bool:
         """Whether every writer that was heard of has ended."""
