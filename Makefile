@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint pytest chaos chaos-mutants bench up down clean
+.PHONY: help demo test lint pytest test-grafana chaos chaos-mutants bench up down clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,6 +29,10 @@ lint: $(INSTALLED) ## Check the code: style, types, and who imports whom
 pytest: $(INSTALLED)
 	@bash tests/install-tools.sh
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-grafana: $(INSTALLED) ## Open each dashboard in a real Grafana (PULSETRAIN_GRAFANA_HOME says where one is)
+	@bash tests/install-tools.sh
+	$(BIN)/python -m pytest tests/grafana -rs
 
 chaos: $(INSTALLED) ## Kill everything at every moment for 10 minutes and more, and count (SEED=n repeats one)
 	$(BIN)/python -m tests.chaos $(foreach seed,$(SEED),--seed $(seed)) $(CHAOS)

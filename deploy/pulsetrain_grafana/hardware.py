@@ -41,6 +41,7 @@ def gpu(metric: str, where: str, title: str, *, width: int = 8, fill: int = 0) -
         f"{known.description}, by GPU",
         UNITS[known.unit],
         _over_time(metric, "gpu", "r.gpu", where, name),
+        by="gpu",
         width=width,
         fill=fill,
     )
@@ -54,6 +55,7 @@ def host(metric: str, where: str, title: str, *, width: int = 8, fill: int = 0) 
         f"{known.description}, by host",
         UNITS[known.unit],
         _over_time(metric, "host", "r.run_id", where, "r.host"),
+        by="host",
         width=width,
         fill=fill,
     )

@@ -24,21 +24,31 @@ _P = TypeVar(
 
 def _made(panel: _P, title: str, description: str, queries: Sequence[Query], width: int, height: int) -> _P:
     panel.title(title).description(description).datasource(CLICKHOUSE).span(width).height(height)
+    panel.no_value("–")
     for query in queries:
         panel.with_target(query)
     return panel
 
 
 def series(
-    title: str, description: str, unit: str, *queries: str, width: int = 12, height: int = 8, fill: int = 0
+    title: str,
+    description: str,
+    unit: str,
+    *queries: str,
+    by: str = "",
+    width: int = 12,
+    height: int = 8,
+    fill: int = 0,
 ) -> timeseries.Panel:
-    """Lines over time. The queries have a column `time`, texts that name the line, and figures."""
+    """Lines over time. The queries have a column `time` and figures; `by` is the column whose texts name the lines."""
     asked = [Query(text, Format.SERIES, chr(ord("A") + i)) for i, text in enumerate(queries)]
     panel = _made(timeseries.Panel(), title, description, asked, width, height).unit(unit)
     panel.line_width(1).fill_opacity(fill).show_points(common.VisibilityMode.AUTO).point_size(4).span_nulls(False)
     panel.tooltip(
         common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
     )
+    if by:
+        panel.display_name(f"${{__field.labels.{by}}}")
     return panel.legend(_legend())
 
 
@@ -102,25 +112,25 @@ def rows(
     height: int = 10,
     units: Mapping[str, str] | None = None,
 ) -> table.Panel:
-    """A table. `units` are by column; columns state and severity have their colours."""
+    """A table. `units` are by column; columns state and severity have their colours, texts their width."""
     panel = _made(table.Panel(), title, description, [Query(query)], width, height).unit("none")
     panel.cell_height(common.TableCellHeight.SM).show_header(True).filterable(True)
     for name, unit in (units or {}).items():
         panel.override_by_name(name, [_property("unit", unit)])
+    for name, pixels in _WIDTHS.items():
+        panel.override_by_name(name, [_property("custom.width", pixels)])
     panel.override_by_name("state", [_property("mappings", _mapping(STATES)), *_COLOURED])
     panel.override_by_name("severity", [_property("mappings", _mapping(SEVERITIES)), *_COLOURED])
     return panel
 
 
-def right(panel: timeseries.Panel, name: str, unit: str, colour: str) -> timeseries.Panel:
-    """The panel, with a line on an axis of its own at the right."""
-    colouring = {"mode": "fixed", "fixedColor": colour}
-    panel.override_by_regexp(
-        name,
+def right(panel: timeseries.Panel, query: str, unit: str) -> timeseries.Panel:
+    """The panel, with the lines of a query as areas on an axis of their own at the right."""
+    panel.override_by_query(
+        query,
         [
             _property("custom.axisPlacement", "right"),
             _property("unit", unit),
-            _property("color", colouring),
             _property("custom.fillOpacity", 8),
             _property("custom.lineWidth", 0),
         ],
@@ -151,18 +161,23 @@ def linked(panel: table.Panel, column: str, title: str, url: str, hidden: Sequen
     return panel
 
 
-def heat(title: str, description: str, unit: str, query: str, *, width: int = 24, height: int = 9) -> heatmap.Panel:
-    """One row of cells for each line of the query, coloured by its figure."""
-    panel = _made(heatmap.Panel(), title, description, [Query(query, Format.SERIES)], width, height).unit(unit)
+def heat(title: str, description: str, query: str, *, width: int = 24, height: int = 9) -> heatmap.Panel:
+    """One row of cells for each line of the query, coloured by its figure, 0 to 100 %.
+
+    The column of the figure is to be called Value: only then is a row called by its label alone.
+    """
+    panel = _made(heatmap.Panel(), title, description, [Query(query, Format.SERIES)], width, height).unit("percent")
     panel.calculate(False).cell_gap(1)
     panel.color(
         heatmap.HeatmapColorOptions()
         .mode(heatmap_models.HeatmapColorMode.SCHEME)
         .scheme("RdYlGn")
-        .reverse(False)
+        .reverse(True)
         .steps(64)
         .exponent(1)
         .fill("dark-red")
+        .min(0)
+        .max(100)
     )
     return panel.show_value(common.VisibilityMode.NEVER)
 
@@ -200,4 +215,15 @@ def _mapping(colours: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"type": "value", "options": options}]
 
 
+# Texts that are long, and in every table the same.
+_WIDTHS = {
+    "title": 230,
+    "text": 430,
+    "ending": 260,
+    "metric": 230,
+    "writer": 290,
+    "counter": 220,
+    "example": 300,
+    "run": 160,
+}
 _COLOURED = [_property("custom.cellOptions", {"type": "color-text"}), _property("custom.width", 100)]

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -163,10 +164,20 @@ def _say_where(home: Home) -> None:
     click.echo(f"  home        {home.root}")
     click.echo(f"  Kafka       {environment['PULSETRAIN_KAFKA']}")
     click.echo(f"  ClickHouse  {_without_password(environment['PULSETRAIN_CLICKHOUSE'])}")
+    if grafana := environment.get("PULSETRAIN_GRAFANA"):
+        parts = urlsplit(grafana)
+        password = home.root / "grafana.password"
+        click.echo(
+            f"  Grafana     http://{parts.hostname}:{parts.port} (user {parts.username}, password in {password})"
+        )
 
 
 def _without_password(url: str) -> str:
-    return str(addresses.ClickHouseAddress.parse(url))
+    """An address as it may be shown."""
+    if url.startswith("clickhouse"):
+        return str(addresses.ClickHouseAddress.parse(url))
+    parts = urlsplit(url)
+    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
 
 
 def _show_status(
@@ -179,7 +190,7 @@ def _show_status(
     if state == "up":
         click.echo("")
         for name, value in environment.items():
-            click.echo(f"  {name}={_without_password(value) if name == 'PULSETRAIN_CLICKHOUSE' else value}")
+            click.echo(f"  {name}={_without_password(value)}")
     logs = home.logs
     if logs.is_dir() and any(Path(logs).iterdir()):
         click.echo(f"  logs: {logs}")

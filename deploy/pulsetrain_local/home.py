@@ -58,6 +58,10 @@ class Home:
         return self.root / "clickhouse.password"
 
     @property
+    def grafana(self) -> Path:
+        return self.root / "grafana"
+
+    @property
     def rules(self) -> Path:
         """The user's rules for alerts, where there is such a directory."""
         return self.root / "rules"
@@ -72,10 +76,11 @@ class Home:
 
     def clickhouse_password(self) -> str:
         """The password of this stack's ClickHouse, made at random the first time."""
-        with contextlib.suppress(FileNotFoundError):
-            return self.password.read_text().strip()
-        write_private(self.password, secrets.token_urlsafe(24) + "\n")
-        return self.password.read_text().strip()
+        return _secret(self.password)
+
+    def grafana_password(self) -> str:
+        """That of Grafana's user admin."""
+        return _secret(self.root / "grafana.password")
 
     @contextlib.contextmanager
     def supervised(self) -> Iterator[bool]:
@@ -108,6 +113,13 @@ class Home:
             except BlockingIOError:
                 return True
         return False
+
+
+def _secret(path: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text().strip()
+    write_private(path, secrets.token_urlsafe(24) + "\n")
+    return path.read_text().strip()
 
 
 def _locked(descriptor: int, patience: float = 0.3) -> bool:

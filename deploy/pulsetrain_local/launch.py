@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from pulsetrain_local import kafka_jars
 from pulsetrain_local.forwarders import LOCAL, forwarders
+from pulsetrain_local.grafana import NoGrafana, find_grafana
 from pulsetrain_local.home import Home
 from pulsetrain_local.java import NoJava, find_java
 from pulsetrain_local.kafka import rehearse
@@ -30,7 +31,7 @@ from pulsetrain_local.stack import KafkaRuntime, WantedPorts, choose_ports, plan
 from pulsetrain_local.supervisor import Reporter, StackFailed, Supervisor, stop_orphans
 from pulsetrain_schemas import addresses
 
-FAILURES = (StackFailed, NoJava, KafkaNotInstalled, PortInUse, addresses.AddressError)
+FAILURES = (StackFailed, NoJava, NoGrafana, KafkaNotInstalled, PortInUse, addresses.AddressError)
 """What bringing a stack up raises; the text is for the person who asked for it."""
 
 
@@ -63,7 +64,7 @@ def run_stack(
             return False
         stop_orphans(home)
         runtime = prepare_kafka(progress, env)
-        chosen = plan(home, choose_ports(home, wanted), runtime, env)
+        chosen = plan(home, choose_ports(home, wanted), runtime, env, find_grafana(env))
         supervisor = Supervisor(home, chosen.programs, chosen.given, chosen.environment, reporter)
 
         def stop(_number: int, _frame: FrameType | None) -> None:

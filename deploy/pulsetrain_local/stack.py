@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from pulsetrain_local import clickhouse_server, kafka
+from pulsetrain_local import clickhouse_server, grafana, kafka
 from pulsetrain_local.home import Home, read_json, write_json
 from pulsetrain_local.java import Java
 from pulsetrain_local.kafka_jars import KafkaInstallation
@@ -41,6 +41,7 @@ class Ports:
     writer: int
     monitor: int
     aggregator: int
+    grafana: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class KafkaRuntime:
 def choose_ports(home: Home, wanted: WantedPorts) -> Ports:
     """The ports asked for, else those of the last time where they are free, else free ones. Raises PortInUse."""
     last = read_json(home.ports)
-    names = ("kafka", "controller", "clickhouse", "writer", "monitor", "aggregator")
+    names = ("kafka", "controller", "clickhouse", "writer", "monitor", "aggregator", "grafana")
     chosen: dict[str, int] = {}
     for name in names:
         asked = getattr(wanted, name, None)
@@ -78,8 +79,17 @@ def choose_ports(home: Home, wanted: WantedPorts) -> Ports:
     return Ports(**chosen)
 
 
-def plan(home: Home, ports: Ports, runtime: KafkaRuntime | None, env: Mapping[str, str]) -> Plan:
-    """The stack of this home; `runtime` is None where PULSETRAIN_KAFKA names a Kafka that is used instead of ours."""
+def plan(
+    home: Home,
+    ports: Ports,
+    runtime: KafkaRuntime | None,
+    env: Mapping[str, str],
+    installed: grafana.GrafanaInstallation | None = None,
+) -> Plan:
+    """The stack of this home; `runtime` is None where PULSETRAIN_KAFKA names a Kafka that is used instead of ours.
+
+    Grafana is a part of it where it is `installed`, unless PULSETRAIN_GRAFANA names another one.
+    """
     given: list[Given] = []
     services: list[Program] = []
     reach = {"PULSETRAIN_HOME": str(home.root)}
@@ -126,6 +136,10 @@ def plan(home: Home, ports: Ports, runtime: KafkaRuntime | None, env: Mapping[st
         )
     reach["PULSETRAIN_CLICKHOUSE"] = clickhouse_url
 
+    if installed is not None and "PULSETRAIN_GRAFANA" not in env:
+        services.append(_grafana(home, ports.grafana, installed, clickhouse_url, child_env))
+        reach["PULSETRAIN_GRAFANA"] = grafana.url(ports.grafana, home.grafana_password())
+
     child_env = {**child_env, **reach}
     topics = _task(home, "topics", [], child_env, after="kafka")
     migrations = _task(home, "migrate", [], child_env, after="clickhouse")
@@ -135,6 +149,20 @@ def plan(home: Home, ports: Ports, runtime: KafkaRuntime | None, env: Mapping[st
         _consumer(home, "aggregator", ports.aggregator, child_env),
     ]
     return Plan((*services, topics, migrations, *consumers), tuple(given), reach)
+
+
+def _grafana(
+    home: Home, port: int, installed: grafana.GrafanaInstallation, clickhouse_url: str, env: Mapping[str, str]
+) -> Program:
+    password = home.grafana_password()
+    return Program(
+        name="grafana",
+        command=lambda: grafana.command(installed),
+        environment=grafana.environment(installed, home.grafana, port, password, clickhouse_url, env),
+        log=home.log("grafana"),
+        ready=lambda: grafana.answers(port),
+        address=f"http://{HOST}:{port}",
+    )
 
 
 def _consumer(

@@ -1,14 +1,11 @@
 """The report in a real browser, from a file: it draws, it answers, and nothing that a run is called can run."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -16,28 +13,15 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from pulsetrain_consumers.reading.model import AlertRecord
 from pulsetrain_consumers.reading.report.model import Report
 from pulsetrain_consumers.reading.report.render import render
+from tests.chromium import CHROMIUM, headless
 from tests.report_runs import alert, curve, report, run
 from tests.waiting import wait_for
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None, reason="chromium and chromedriver are not installed"),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium and chromedriver are not installed"),
 ]
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1400,1000",
-)
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>'\"`${alert(3)}__proto__"
 # How many distinct colours are on a canvas: none where nothing was drawn.
 COLOURS = """
@@ -52,17 +36,8 @@ return seen.size;
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
-    """One headless Chromium with a profile of its own."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    try:
+    with headless(tmp_path_factory.mktemp("profile"), 1400, 1000) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def opened(browser: WebDriver, tmp_path: Path, shown: Report) -> None:

@@ -117,12 +117,13 @@ BOARD = Board(
         Row(
             "Within the time range",
             [
-                stacked(series("Alerts by kind", "How many began", "short", _OVER_TIME)),
+                stacked(series("Alerts by kind", "How many began", "short", _OVER_TIME, by="kind")),
                 series(
                     "Time to detect",
                     "From the beginning of the trouble to its alert, the slowest of each interval",
                     "s",
                     _DETECTED,
+                    by="kind",
                 ),
                 rows(
                     "By kind",

@@ -96,7 +96,7 @@ BOARD = Board(
         Row(
             "By the clock",
             [
-                series("${metric}", "Mean over time, a line a run", "short", curves.over_time(), width=8)
+                series("${metric}", "Mean over time, a line a run", "short", curves.over_time(), by="run", width=8)
                 .repeat("metric")
                 .repeat_direction("h")
                 .max_per_row(3),

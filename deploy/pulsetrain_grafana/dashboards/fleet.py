@@ -20,7 +20,7 @@ _LATEST = f"""
 """
 _HEAT = sql(f"""
     SELECT $__timeInterval(r.time) AS time, concat(r.host, ' ', toString(any(r.gpu_index))) AS gpu,
-        avg(r.mean) AS utilization
+        avg(r.mean) AS Value
     FROM system_rollups AS r
     WHERE r.seconds = {ROLLUP} AND r.metric = 'utilization_percent' AND r.gpu != '' AND $__timeFilter(r.time)
         AND {OF_HOST}
@@ -152,7 +152,6 @@ BOARD = Board(
                 heat(
                     "Utilisation of every GPU",
                     "A row a GPU; red does nothing, green is busy",
-                    "percent",
                     _HEAT,
                     height=10,
                 ),

@@ -145,8 +145,15 @@ BOARD = Board(
             "Speed",
             [
                 series("From log() to stored", "Of the oldest row of each message of metrics", "s", _LATENCY),
-                series("Throughput", "Rows that reached the tables a second, by topic", "rows/s", _THROUGHPUT, fill=10),
-                series("Size of messages", "Rows in a message, on average, by topic", "short", _BATCHES),
+                series(
+                    "Throughput",
+                    "Rows that reached the tables a second, by topic",
+                    "rows/s",
+                    _THROUGHPUT,
+                    by="topic",
+                    fill=10,
+                ),
+                series("Size of messages", "Rows in a message, on average, by topic", "short", _BATCHES, by="topic"),
                 series("Writers alive", "Whose heartbeat came", "short", _ALIVE_BY_TIME),
             ],
         ),

@@ -39,18 +39,18 @@ _STEP_TIME = sql(f"""
 """)
 
 _LOSS = sql(f"""
-    SELECT $__timeInterval(ts) AS time, metric, avg(value) AS mean
+    SELECT $__timeInterval(ts) AS time, metric AS line, avg(value) AS mean
     FROM latest_metrics
     WHERE {_OF} AND isFinite(value) AND $__timeFilter(ts) AND metric IN
         (SELECT metric FROM metrics WHERE {_OF} AND positionCaseInsensitive(metric, 'loss') > 0
             GROUP BY metric ORDER BY metric LIMIT 3)
-    GROUP BY time, metric
+    GROUP BY time, line
     ORDER BY time
 """)
 
 _WORK = sql(f"""
     SELECT $__timeInterval(r.time) AS time,
-        if(r.gpu = '', concat('CPU of ', r.host), concat('GPU ', toString(any(r.gpu_index)), ' of ', r.host)) AS device,
+        if(r.gpu = '', concat('CPU of ', r.host), concat('GPU ', toString(any(r.gpu_index)), ' of ', r.host)) AS line,
         avg(r.mean) AS utilization
     FROM system_rollups AS r
     WHERE r.seconds = {ROLLUP} AND r.metric IN ('utilization_percent', 'cpu_percent') AND $__timeFilter(r.time)
@@ -163,7 +163,7 @@ BOARD = Board(
         Row(
             "Curves by time",
             [
-                series("${metric}", "Mean over time, over all ranks", "short", curves.over_time(), width=8)
+                series("${metric}", "Mean over time, over all ranks", "short", curves.over_time(), by="run", width=8)
                 .repeat("metric")
                 .repeat_direction("h")
                 .max_per_row(3),
@@ -192,11 +192,11 @@ BOARD = Board(
                         "short",
                         _LOSS,
                         _WORK,
+                        by="line",
                         width=12,
                     ),
-                    "/^(CPU|GPU) .*|.*utilization.*/",
+                    "B",
                     "percent",
-                    "blue",
                 ),
                 stacked(
                     series(
@@ -204,6 +204,7 @@ BOARD = Board(
                         "Mean seconds of a step, by part, as run.step_timer() measures them",
                         "s",
                         _STEP_TIME,
+                        by="part",
                         width=12,
                     )
                 ),

@@ -1,0 +1,115 @@
+"""A real Grafana, started and provisioned by the local stack: every panel of every dashboard in a browser.
+
+It is looked for where PULSETRAIN_GRAFANA_HOME says, with the ClickHouse plugin in its plugin folder (one that was built
+and not signed needs GF_PLUGINS_ALLOW_LOADING_UNSIGNED_PLUGINS). Pictures of all that was seen are left in .grafana/.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+from selenium.webdriver.remote.webdriver import WebDriver
+
+from tests.chromium import CHROMIUM, headless
+from tests.grafana_files import FILES, loaded, panels
+from tests.grafana_macros import Range
+from tests.grafana_stack import PROJECT, RUNS, filled_stack
+from tests.stack_fixture import Stack
+from tests.waiting import wait_for
+
+GRAFANA_HOME = os.environ.get("PULSETRAIN_GRAFANA_HOME", "")
+PICTURES = Path(__file__).parents[2] / ".grafana"
+
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not GRAFANA_HOME, reason="PULSETRAIN_GRAFANA_HOME does not say where a Grafana is"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH"),
+]
+
+LOG_IN = """
+const [user, password, done] = arguments;
+const body = JSON.stringify({user, password});
+fetch("/login", {method: "POST", headers: {"Content-Type": "application/json"}, body}).then((r) => done(r.status));
+"""
+EXPAND = """
+const closed = [...document.querySelectorAll('[aria-label="Expand row"]')];
+closed.forEach((one) => one.click());
+return closed.length;
+"""
+# By title what a panel shows: its text, and whether it loads or has failed.
+SEEN = """
+return [...document.querySelectorAll('section[data-testid^="data-testid Panel header"]')].map((panel) => ({
+  title: panel.dataset.testid.replace("data-testid Panel header ", ""),
+  text: panel.querySelector('[data-testid="data-testid panel content"]')?.innerText.trim() ?? "",
+  drawn: panel.querySelector("canvas, table, [role=table], [data-testid='data-testid panel content'] *") !== null,
+  loads: panel.querySelector('[aria-label="Panel loading bar"]') !== null,
+  failed: panel.querySelector('[data-testid="data-testid Panel status error"]') !== null,
+}));
+"""
+NOTHING = {"–", "No data", ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A browser that is logged in, at which address, and the time range with something in it."""
+
+    browser: WebDriver
+    address: str
+    over: Range
+
+
+@pytest.fixture(scope="module")
+def grafana(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    directory = tmp_path_factory.mktemp("grafana")
+    with (
+        filled_stack(directory, PULSETRAIN_GRAFANA_HOME=GRAFANA_HOME) as (stack, over),
+        headless(directory / "profile", 1600, 5000) as browser,
+    ):
+        browser.set_script_timeout(30)
+        yield Seen(browser, _logged_in(browser, stack), over)
+
+
+def _logged_in(browser: WebDriver, stack: Stack) -> str:
+    url = urlsplit(stack.addresses["PULSETRAIN_GRAFANA"])
+    address = f"http://{url.hostname}:{url.port}"
+    browser.get(f"{address}/login")
+    assert browser.execute_async_script(LOG_IN, url.username, url.password) == 200
+    return address
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_panel_of_a_dashboard_shows_something(grafana: Seen, path: Path) -> None:
+    dashboard, browser, over = loaded(path), grafana.browser, grafana.over
+    own = {one["name"] for one in dashboard.get("templating", {}).get("list", ())}
+    chosen = [("project", PROJECT), *(("run", run) for run in (RUNS if path.stem == "compare" else RUNS[:1]))]
+    asked = "".join(f"&var-{name}={quote(value, safe='')}" for name, value in chosen if name in own)
+    times = f"from={int(over.begin * 1000)}&to={int(over.end * 1000)}"
+    browser.get(f"{grafana.address}/d/{dashboard['uid']}?{times}&kiosk&theme=light{asked}")
+    titles = {panel["title"] for panel in panels(dashboard) if panel["type"] != "row" and "repeat" not in panel}
+
+    def all_drawn() -> list[dict]:
+        browser.execute_script(EXPAND)
+        seen = browser.execute_script(SEEN)
+        there = titles <= {one["title"] for one in seen} and all(one["drawn"] and not one["loads"] for one in seen)
+        return seen if there and all(one["failed"] or _shows(one) for one in seen) else []
+
+    try:
+        seen = wait_for(all_drawn, 60, "a figure in each panel", 0.5)
+    finally:
+        PICTURES.mkdir(exist_ok=True)
+        browser.save_screenshot(str(PICTURES / f"{path.stem}.png"))
+        (PICTURES / f"{path.stem}.json").write_text(json.dumps(browser.execute_script(SEEN), ensure_ascii=False))
+    assert [one["title"] for one in seen if one["failed"]] == []
+    repeated = [panel for panel in panels(dashboard) if "repeat" in panel]
+    assert len(seen) >= len(titles) + (5 if repeated else 0), "a panel for each metric"
+
+
+def _shows(panel: dict) -> bool:
+    """Whether a panel has more than a word that there is nothing."""
+    return panel["text"] not in NOTHING
