@@ -1,9 +1,9 @@
 """Grafana, where it is installed: started with our dashboards, and pointed at the ClickHouse of this stack.
 
 Looked for in PULSETRAIN_GRAFANA_HOME (an unpacked archive, or a tree that Grafana was built in), else as `grafana` on
-the PATH. It reads the same provisioning files as anywhere else, deploy/grafana, and what they need comes by its
-environment. The plugin grafana-clickhouse-datasource has to be in its plugin folder. GF_* variables of the user's win
-over ours.
+the PATH; "off" starts none. It reads the same provisioning files as anywhere else, deploy/grafana, and what they need
+comes by its environment. The plugin grafana-clickhouse-datasource has to be in its plugin folder. GF_* variables of the
+user's win over ours.
 """
 
 import http.client
@@ -42,13 +42,15 @@ class GrafanaInstallation:
 def find_grafana(env: Mapping[str, str]) -> GrafanaInstallation | None:
     """The Grafana of this machine; None where there is none. Raises NoGrafana where it is said to be, and is not."""
     given = env.get("PULSETRAIN_GRAFANA_HOME")
+    if given == "off":
+        return None
     if given:
         home = Path(given).expanduser().absolute()
         for name in _BINARIES:
             if (home / name).is_file():
                 return GrafanaInstallation(home / name, home)
         raise NoGrafana(
-            f"PULSETRAIN_GRAFANA_HOME is {given}, and there is no bin/grafana in it: unset it, or correct it"
+            f"PULSETRAIN_GRAFANA_HOME is {given}, and there is no bin/grafana in it: correct it, or set it to off"
         )
     found = shutil.which("grafana", path=env.get("PATH"))
     if found is None:

@@ -30,10 +30,11 @@ def test_it_is_found_by_its_home_and_on_the_path(installed: Path) -> None:
     assert find_grafana({"PULSETRAIN_GRAFANA_HOME": str(installed)}) == found
     assert find_grafana({"PATH": str(installed / "bin")}) == found
     assert find_grafana({"PATH": ""}) is None
+    assert find_grafana({"PATH": str(installed / "bin"), "PULSETRAIN_GRAFANA_HOME": "off"}) is None
 
 
 def test_a_home_that_is_none_is_said_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(NoGrafana, match=r"PULSETRAIN_GRAFANA_HOME is .*no bin/grafana.*unset it"):
+    with pytest.raises(NoGrafana, match=r"PULSETRAIN_GRAFANA_HOME is .*no bin/grafana.*set it to off"):
         find_grafana({"PULSETRAIN_GRAFANA_HOME": str(tmp_path)})
 
 
