@@ -51,9 +51,12 @@ _ACCOUNT = """
         SELECT project, run_id, writer, sum(rows) AS stored
         FROM
         (
-            SELECT DISTINCT topic, project, run_id, writer, first_sequence, last_sequence, rows
+            -- A message that the forwarder sent twice counts once. (DISTINCT says the same, forty times slower.)
+            SELECT project, run_id, writer, any(rows) AS rows
             FROM stored_batches
-            WHERE topic LIKE '%metrics' OR topic LIKE '%system'
+            WHERE (topic LIKE '%metrics' OR topic LIKE '%system')
+                AND (project, run_id) IN (SELECT project, run_id FROM run_events WHERE ts >= $__fromTime)
+            GROUP BY project, run_id, writer, topic, first_sequence, last_sequence
         )
         GROUP BY project, run_id, writer
     ) AS stored ON told.project = stored.project AND told.run_id = stored.run_id AND told.writer = stored.writer
