@@ -25,6 +25,7 @@ from pulsetrain_local.tether import tethered
 from tests.waiting import wait_for
 
 USER, PASSWORD = binary_server.USER, "p@ss 'word"
+READER, READER_PASSWORD = binary_server.READER, "another"
 
 
 class ClickHouse:
@@ -38,6 +39,7 @@ class ClickHouse:
         self._options = options
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "password").write_text(PASSWORD)
+        (directory / "reader").write_text(READER_PASSWORD)
 
     @property
     def log(self) -> str:
@@ -49,6 +51,7 @@ class ClickHouse:
         port_file.unlink(missing_ok=True)
         places = ["--path", str(self.directory / "data"), "--port-file", str(port_file)]
         login = ["--user", USER, "--password-file", str(self.directory / "password")]
+        login += ["--reader", READER, "--reader-password-file", str(self.directory / "reader")]
         self._run([sys.executable, "-m", "pulsetrain_local.clickhouse", "--port", "0", *places, *login, *self._options])
         wait_for(lambda: self._alive() and port_file.exists(), 30, "a port of the ClickHouse server")
         self.port = int(port_file.read_text())
@@ -113,7 +116,7 @@ class BinaryClickHouse(ClickHouse):
         from pulsetrain_local.ports import free_ports
 
         self.port = free_ports(1)[0]
-        self._run(binary_server.binary_command(binary, self.directory / "data", self.port, PASSWORD))
+        self._run(binary_server.binary_command(binary, self.directory / "data", self.port, PASSWORD, READER_PASSWORD))
         wait_for(lambda: self._alive() and binary_server.answers(self.port, PASSWORD), 60, "an answer of the binary")
 
 

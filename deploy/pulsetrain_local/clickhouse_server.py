@@ -17,6 +17,8 @@ from pulsetrain_local.home import write_private
 from pulsetrain_local.ports import HOST
 
 USER = "pulsetrain"
+READER = "grafana"
+"""A user who only reads: what shows the tables to others needs no more."""
 DATABASE = "pulsetrain"
 OLDEST = (24, 3)
 """The tables need deduplication windows and types that older servers lack."""
@@ -41,25 +43,26 @@ def binary_version(binary: Path) -> tuple[int, int] | None:
     return (int(found.group(1)), int(found.group(2))) if found else None
 
 
-def embedded_command(directory: Path, port: int, password_file: Path) -> list[str]:
+def embedded_command(directory: Path, port: int, password_file: Path, reader_password_file: Path) -> list[str]:
     """The command that runs the embedded server."""
     directory.mkdir(parents=True, exist_ok=True)
     path = str(directory / "embedded")
-    login = ["--user", USER, "--password-file", str(password_file)]
-    return [sys.executable, "-m", "pulsetrain_local.clickhouse", "--path", path, "--port", str(port), *login]
+    logins = ["--user", USER, "--password-file", str(password_file)]
+    logins += ["--reader", READER, "--reader-password-file", str(reader_password_file)]
+    return [sys.executable, "-m", "pulsetrain_local.clickhouse", "--path", path, "--port", str(port), *logins]
 
 
-def binary_command(binary: Path, directory: Path, port: int, password: str) -> list[str]:
+def binary_command(binary: Path, directory: Path, port: int, password: str, reader_password: str) -> list[str]:
     """The command that runs the binary, with a configuration of its own. Its data is not the embedded server's."""
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "config.xml"
-    write_private(config, configuration(directory / "server", port, password))
+    write_private(config, configuration(directory / "server", port, password, reader_password))
     return [str(binary), "server", f"--config-file={config}"]
 
 
-def configuration(data: Path, port: int, password: str) -> str:
-    """A server configuration: loopback, the native port alone, one user who may do all."""
-    digest = hashlib.sha256(password.encode()).hexdigest()
+def configuration(data: Path, port: int, password: str, reader_password: str) -> str:
+    """A server configuration: loopback, the native port alone, a user who may do all, and one who only reads."""
+    digest, reader_digest = (hashlib.sha256(one.encode()).hexdigest() for one in (password, reader_password))
     path = escape(str(data))
     return f"""<clickhouse>
     <logger><level>warning</level><console>1</console></logger>
@@ -77,9 +80,25 @@ def configuration(data: Path, port: int, password: str) -> str:
             <quota>default</quota>
             <access_management>1</access_management>
         </{USER}>
+        <{READER}>
+            <password_sha256_hex>{reader_digest}</password_sha256_hex>
+            <networks><ip>127.0.0.1</ip></networks>
+            <profile>reader</profile>
+            <quota>default</quota>
+            <grants><query>GRANT SELECT, SHOW ON *.*</query></grants>
+        </{READER}>
     </users>
-    <profiles><default/></profiles>
+    <profiles>
+        <default/>
+        <reader>
+            <readonly>1</readonly>
+            <constraints><max_execution_time><changeable_in_readonly/></max_execution_time></constraints>
+        </reader>
+    </profiles>
     <quotas><default/></quotas>
+    <access_control_improvements>
+        <settings_constraints_replace_previous>true</settings_constraints_replace_previous>
+    </access_control_improvements>
 </clickhouse>
 """
 

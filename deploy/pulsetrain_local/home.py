@@ -58,6 +58,10 @@ class Home:
         return self.root / "clickhouse.password"
 
     @property
+    def reader_password_file(self) -> Path:
+        return self.root / "clickhouse.reader.password"
+
+    @property
     def grafana(self) -> Path:
         return self.root / "grafana"
 
@@ -77,6 +81,10 @@ class Home:
     def clickhouse_password(self) -> str:
         """The password of this stack's ClickHouse, made at random the first time."""
         return _secret(self.password)
+
+    def reader_password(self) -> str:
+        """That of the user of ClickHouse who only reads."""
+        return _secret(self.reader_password_file)
 
     def grafana_password(self) -> str:
         """That of Grafana's user admin."""

@@ -117,13 +117,15 @@ def plan(
     clickhouse_url = env.get("PULSETRAIN_CLICKHOUSE")
     if clickhouse_url:
         given.append(Given("clickhouse", str(addresses.ClickHouseAddress.parse(clickhouse_url))))
+        reader_url = clickhouse_url
     else:
         password = home.clickhouse_password()
         binary = clickhouse_server.find_binary(env)
         command = _clickhouse_command(home, ports.clickhouse, binary, password)
-        clickhouse_url = addresses.ClickHouseAddress(
-            HOST, ports.clickhouse, clickhouse_server.USER, password, clickhouse_server.DATABASE
-        ).url()
+        clickhouse_url, reader_url = (
+            addresses.ClickHouseAddress(HOST, ports.clickhouse, user, secret, clickhouse_server.DATABASE).url()
+            for user, secret in ((clickhouse_server.USER, password), (clickhouse_server.READER, home.reader_password()))
+        )
         services.append(
             Program(
                 name="clickhouse",
@@ -137,7 +139,7 @@ def plan(
     reach["PULSETRAIN_CLICKHOUSE"] = clickhouse_url
 
     if installed is not None and "PULSETRAIN_GRAFANA" not in env:
-        services.append(_grafana(home, ports.grafana, installed, clickhouse_url, child_env))
+        services.append(_grafana(home, ports.grafana, installed, reader_url, child_env))
         reach["PULSETRAIN_GRAFANA"] = grafana.url(ports.grafana, home.grafana_password())
 
     child_env = {**child_env, **reach}
@@ -199,8 +201,9 @@ def shipped_rules() -> Path:
 
 def _clickhouse_command(home: Home, port: int, binary: Path | None, password: str) -> Callable[[], list[str]]:
     if binary is not None:
-        return lambda: clickhouse_server.binary_command(binary, home.clickhouse, port, password)
-    return lambda: clickhouse_server.embedded_command(home.clickhouse, port, home.password)
+        return lambda: clickhouse_server.binary_command(binary, home.clickhouse, port, password, home.reader_password())
+    home.reader_password()  # the file is there before the server asks for it
+    return lambda: clickhouse_server.embedded_command(home.clickhouse, port, home.password, home.reader_password_file)
 
 
 def _task(home: Home, name: str, arguments: list[str], env: Mapping[str, str], after: str) -> Program:

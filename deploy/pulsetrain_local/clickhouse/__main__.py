@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from pulsetrain_local.clickhouse.engine import EngineError
+from pulsetrain_local.clickhouse.handshake import Login
 from pulsetrain_local.clickhouse.server import HELD_IN_MEMORY, MOST_CONNECTIONS, Options, Server
 
 
@@ -18,13 +19,14 @@ def main() -> int:
         level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     try:
-        password = Path(arguments.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        password = _password(arguments.password_file)
         server = Server(
             Options(
                 path=arguments.path.absolute(),
                 port=arguments.port,
                 user=arguments.user,
                 password=password,
+                readers=_readers(arguments.reader, arguments.reader_password_file),
                 engine_memory=arguments.engine_memory_mib << 20 if arguments.engine_memory_mib else None,
                 most_connections=arguments.max_connections,
                 held_in_memory=arguments.held_in_memory_mib << 20,
@@ -50,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port-file", type=Path, help="file that gets the port, once the server listens")
     parser.add_argument("--user", required=True)
     parser.add_argument("--password-file", type=Path, required=True, help="file whose first line is the password")
+    parser.add_argument("--reader", help="a second user, who only reads")
+    parser.add_argument("--reader-password-file", type=Path, help="file whose first line is the reader's password")
     parser.add_argument("--engine-memory-mib", type=int, help="what queries may take; default: a quarter of it all")
     parser.add_argument("--max-connections", type=int, default=MOST_CONNECTIONS)
     parser.add_argument(
@@ -60,6 +64,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
+
+
+def _password(file: Path) -> str:
+    return file.read_text(encoding="utf-8").rstrip("\r\n")
+
+
+def _readers(user: str | None, file: Path | None) -> tuple[Login, ...]:
+    return () if user is None or file is None else (Login(user, _password(file), reads_only=True),)
 
 
 def _write_atomically(path: Path, text: str) -> None:

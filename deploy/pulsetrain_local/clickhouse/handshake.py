@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pulsetrain_local.clickhouse import protocol
@@ -17,10 +18,11 @@ AUTHENTICATION_FAILED = 516
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """The one user."""
+    """A user. One that `reads_only` changes nothing, and reaches nothing but tables."""
 
     user: str
     password: str
+    reads_only: bool = False
 
     def admits(self, hello: ClientHello) -> bool:
         """Whether that is the user, with the password. Takes the same time for every wrong one."""
@@ -32,8 +34,10 @@ class Login:
         return f"Login({self.user!r})"
 
 
-def greet(source: Source, replies: Replies, login: Login, peer: str, port: int) -> ClientHello | None:
-    """Reads the Hello of a client. None where the client was refused, and told why.
+def greet(
+    source: Source, replies: Replies, logins: Sequence[Login], peer: str, port: int
+) -> tuple[ClientHello, Login] | None:
+    """Reads the Hello of a client, who is one of the users. None where the client was refused, and told why.
 
     Raises ProtocolError for what is no ClickHouse client, or one older than can be served.
     """
@@ -47,13 +51,14 @@ def greet(source: Source, replies: Replies, login: Login, peer: str, port: int) 
     hello = protocol.read_hello(source)
     if hello.revision < protocol.OLDEST_REVISION:
         raise ProtocolError(f"{hello!r} is too old: revision {protocol.OLDEST_REVISION} is the least")
-    if not login.admits(hello):
+    admitted = [login for login in logins if login.admits(hello)]
+    if not admitted:
         log.warning("%s: authentication failed for %r", peer, hello)
         message = f"{hello.user}: Authentication failed: password is incorrect, or there is no user with such name."
         replies.send(protocol.exception(AUTHENTICATION_FAILED, f"{message} (AUTHENTICATION_FAILED)"))
         replies.flush()
         return None
-    return hello
+    return hello, admitted[0]
 
 
 def _refuse_http(replies: Replies, port: int) -> None:

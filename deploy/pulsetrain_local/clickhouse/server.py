@@ -38,6 +38,7 @@ class Options:
     port: int
     user: str
     password: str
+    readers: tuple[Login, ...] = ()
     engine_memory: int | None = None
     most_connections: int = MOST_CONNECTIONS
     held_in_memory: int = HELD_IN_MEMORY
@@ -80,7 +81,7 @@ class Server:
             watcher=self._watcher,
             room=self._room,
             setting_types=SettingTypes(with_engine),
-            login=Login(options.user, options.password),
+            logins=(Login(options.user, options.password), *options.readers),
             version=_version(version),
             timezone=timezone,
             spill_directory=options.path / "held",

@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ IDLE_SECONDS = 3600
 LARGEST_BLOCK = 1 << 30
 LARGEST_HELLO = 1 << 20
 SYNTAX_ERROR = 62
+READONLY = 164
 UNKNOWN_TYPE = 50
 UNEXPECTED_PACKET = 101
 DISPLAY_NAME = "pulsetrain"
@@ -55,7 +56,7 @@ class Host:
     watcher: Watcher
     room: Room
     setting_types: SettingTypes
-    login: Login
+    logins: Sequence[Login]
     version: tuple[int, int, int]
     timezone: str
     spill_directory: Path
@@ -76,14 +77,17 @@ class Session:
         self._revision = 0
         self._client_revision = 0
         self._sends_rows_as_blocks = False
+        self._reads_only = False
 
     def run(self) -> None:
         """Serves the client until it leaves, or sends what cannot be understood."""
         try:
             self._connection.settimeout(HELLO_SECONDS)
             port = self._connection.getsockname()[1]
-            hello = greet(self._source, self._replies, self._host.login, self._peer, port)
-            if hello is not None:
+            greeted = greet(self._source, self._replies, self._host.logins, self._peer, port)
+            if greeted is not None:
+                hello, login = greeted
+                self._reads_only = login.reads_only
                 self._serve(hello)
         except ConnectionEnded as ended:
             if ended.in_the_middle:
@@ -103,26 +107,35 @@ class Session:
             hello.name == legacy.COMMAND_LINE_CLIENT and hello.revision < legacy.CURRENT_REVISION
         )
         self._revision = self._replies.revision = min(hello.revision, protocol.SERVER_REVISION)
-        engine = self._host.engine.connect()
         try:
-            try:
-                engine.query(f"SET log_comment = {quoted(self._tag)}")
-                if hello.database:
-                    engine.query(f"USE {identifier(hello.database)}")
-            except EngineError as error:
-                self._replies.send(protocol.exception(error.code, error.message))
-                self._replies.flush()
-                return
+            engine = self._connected(hello.database)
+        except EngineError as error:
+            self._replies.send(protocol.exception(error.code, error.message))
+            self._replies.flush()
+            return
+        try:
             self._replies.send(protocol.hello(self._host.version, self._host.timezone, DISPLAY_NAME, self._revision))
             self._replies.flush()
             self._source.limit = LARGEST_BLOCK
             overlay = SettingsOverlay(engine, self._host.setting_types)
-            while self._next_packet(engine, overlay):
+            while self._next_packet(engine, overlay, hello.database):
                 pass
         finally:
             engine.close()
 
-    def _next_packet(self, engine: EngineConnection, overlay: SettingsOverlay) -> bool:
+    def _connected(self, database: str) -> EngineConnection:
+        """A session of the engine in that database. Raises EngineError where there is none."""
+        engine = self._host.engine.connect()
+        try:
+            engine.query(f"SET log_comment = {quoted(self._tag)}")
+            if database:
+                engine.query(f"USE {identifier(database)}")
+        except EngineError:
+            engine.close()
+            raise
+        return engine
+
+    def _next_packet(self, engine: EngineConnection, overlay: SettingsOverlay, database: str) -> bool:
         self._connection.settimeout(IDLE_SECONDS)
         try:
             self._source.wait()
@@ -138,7 +151,12 @@ class Session:
                 pass  # what it is to cancel is over
             case FromClient.QUERY:
                 query = protocol.read_query(self._source, self._revision, self._host.setting_types.of)
-                self._answer(query, engine, overlay)
+                if self._reads_only:
+                    # One of its own for each: once a session is read-only, the settings of a query cannot be laid over.
+                    with closing(self._connected(database)) as own:
+                        self._answer(query, own, SettingsOverlay(own, self._host.setting_types))
+                else:
+                    self._answer(query, engine, overlay)
             case kind:
                 raise ProtocolError(f"Unknown packet {kind} from client", protocol.UNKNOWN_PACKET_FROM_CLIENT)
         return True
@@ -158,7 +176,7 @@ class Session:
                 self._replies.send(protocol.exception(error.code, error.message))
             self._replies.flush()
         finally:
-            for table in tables:
+            for table in () if self._reads_only else tables:
                 engine.query(f"DROP TEMPORARY TABLE IF EXISTS {identifier(table)}")
 
     def _execute(self, query: Query, engine: EngineConnection, overlay: SettingsOverlay) -> None:
@@ -168,6 +186,10 @@ class Session:
             unknown = overlay.lay(query.settings)
             if unknown:
                 log.info("%s: passing over unknown settings: %s", self._peer, ", ".join(unknown))
+        if self._reads_only:
+            if first_word(query.text) == "KILL":  # which the engine lets pass
+                raise EngineError(READONLY, "Cannot execute query in readonly mode. (READONLY)")
+            engine.query("SET readonly = 1")
         insert = insert_of_blocks(query.text, blocks_always_follow=self._sends_rows_as_blocks)
         if insert is not None:
             self._insert(insert, query.text, engine)
