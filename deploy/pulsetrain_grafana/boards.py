@@ -15,12 +15,11 @@ TAG = "pulsetrain"
 
 @dataclass(frozen=True)
 class Row:
-    """Panels under a heading. A collapsed one asks nothing until it is opened. `repeat` is a variable."""
+    """Panels under a heading. A collapsed one asks nothing until it is opened."""
 
     title: str
     panels: Sequence[AnyPanel]
     collapsed: bool = False
-    repeat: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,6 @@ class Board:
             made.annotation(annotation)
         for row in self.rows:
             heading = builders.Row(row.title)
-            if row.repeat:
-                heading.repeat(row.repeat)
             if row.collapsed:
                 for panel in row.panels:
                     heading.with_panel(panel)
@@ -82,9 +79,10 @@ def uid(name: str) -> str:
     return f"pulsetrain-{name}"
 
 
-def link(name: str, *parameters: str) -> str:
-    """The address of another dashboard, at the same time range. Parameters are var-NAME=VALUE."""
-    return f"/d/{uid(name)}?" + "&".join((*parameters, "${__url_time_range}"))
+def link_to_run(project: str = "${__data.fields.project:percentencode}", run: str = "run_id") -> str:
+    """The address of a run's dashboard, at the same time range; `run` is the column of a table that has its id."""
+    parameters = (f"var-project={project}", f"var-run=${{__data.fields.{run}:percentencode}}", "${__url_time_range}")
+    return f"/d/{uid('run')}?" + "&".join(parameters)
 
 
 def variable(

@@ -1,8 +1,8 @@
 """Curves by step, of some thousand rows at most, from the points of short runs and the pyramid of long ones.
 
-The pyramid holds each metric by buckets of 64, 512,
-    4096 … steps. Which level is fine enough is decided in the query: the
-points themselves, in a thousand buckets, while a run has fewer than 64,000 steps; else the level with 1,000 to 8,000.
+The pyramid holds each metric by buckets of 64, 512, 4096 … steps. Which level is fine enough is decided in the query:
+the points themselves, in a thousand buckets, while a run has fewer than 64,000 steps; else the level with 1,000 to
+8,000.
 """
 
 from pulsetrain_grafana.sql import RUN_NAMES, number, of_runs, one, sql
@@ -20,11 +20,12 @@ def _curves(metric: str) -> str:
     return f"""
         WITH
             (
-                SELECT ifNull(max(last_step) - min(first_step), 0) FROM metric_pyramid WHERE level = 5
-                    AND {_wanted(metric)}
+                SELECT ifNull(max(last_step) - min(first_step), 0)
+                FROM metric_pyramid
+                WHERE level = 5 AND {_wanted(metric)}
             ) AS span,
-            multiIf(span < {_RAW}, -1, span < {8 * _RAW}, 0, span < {64 * _RAW}, 1, span < {512 * _RAW}, 2,
-                3) AS fine_enough,
+            multiIf(span < {_RAW}, -1, span < {8 * _RAW}, 0, span < {64 * _RAW}, 1, span < {512 * _RAW}, 2, 3)
+                AS fine_enough,
             greatest(1, intDiv(span, {_BUCKETS})) AS width_of_points,
             greatest(1, {number("smoothing", 1)}) AS smoothing
         SELECT run_id, arraySort(groupArray((step, mean, low, high))) AS points, arrayMap(p -> p.2, points) AS means,
@@ -32,8 +33,8 @@ def _curves(metric: str) -> str:
         FROM
         (
             SELECT run_id, intDiv(step, width_of_points) * width_of_points AS step,
-                avgIf(value, isFinite(value)) AS mean, minIf(value, isFinite(value)) AS low, maxIf(value,
-                    isFinite(value)) AS high
+                avgIf(value, isFinite(value)) AS mean, minIf(value, isFinite(value)) AS low,
+                maxIf(value, isFinite(value)) AS high
             FROM latest_metrics
             WHERE fine_enough = -1 AND {_wanted(metric)}
             GROUP BY run_id, step

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -108,6 +108,18 @@ def test_every_panel_of_a_dashboard_shows_something(grafana: Seen, path: Path) -
     assert [one["title"] for one in seen if one["failed"]] == []
     repeated = [panel for panel in panels(dashboard) if "repeat" in panel]
     assert len(seen) >= len(titles) + (5 if repeated else 0), "a panel for each metric"
+
+
+def test_a_click_on_a_run_opens_it(grafana: Seen) -> None:
+    browser, over = grafana.browser, grafana.over
+    times = f"from={int(over.begin * 1000)}&to={int(over.end * 1000)}"
+    browser.get(f"{grafana.address}/d/pulsetrain-runs?{times}&kiosk&var-project={quote(PROJECT, safe='')}")
+    find = "return [...document.querySelectorAll('a')].map((a) => a.href).filter((a) => a.includes('pulsetrain-run?'))"
+    links = wait_for(lambda: browser.execute_script(find), 60, "links to runs", 0.5)
+    for link in links:
+        (project,) = parse_qs(urlsplit(link).query)["var-project"]
+        assert project == PROJECT
+    assert {run for link in links for run in parse_qs(urlsplit(link).query)["var-run"]} >= set(RUNS)
 
 
 def _shows(panel: dict) -> bool:

@@ -1,13 +1,13 @@
 """Alerts of all runs: what fires, what was, how often, how fast."""
 
-from pulsetrain_grafana.boards import Board, Row, link, projects_variable
+from pulsetrain_grafana.boards import Board, Row, link_to_run, projects_variable
 from pulsetrain_grafana.colours import BAD, BUSY, GOOD, WARN
 from pulsetrain_grafana.panels import figure, linked, rows, series, stacked
 from pulsetrain_grafana.sql import is_chosen, sql
 
 _OF = is_chosen("project", "projects")
 _WITHIN = "started <= $__toTime AND ifNull(resolved, now64(3)) >= $__fromTime"
-_TO_RUN = link("run", "var-project=${__data.fields.project}", "var-run=${__data.fields.run}")
+_TO_RUN = link_to_run(run="run")
 _COLUMNS = "severity, state, kind, title, text, project, run_id AS run, host, step, started"
 
 

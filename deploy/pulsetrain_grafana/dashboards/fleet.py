@@ -46,8 +46,8 @@ _RUNS = sql(f"""
         used.idle / used.hours AS `idle`, used.kwh AS energy, used.hours * {_PRICE} AS cost
     FROM
     (
-        SELECT run_id, uniqExact(gpu) AS gpus, sumIf(rows,
-            metric = 'utilization_percent') * {ROLLUP} / 3600 AS hours,
+        SELECT run_id, uniqExact(gpu) AS gpus,
+            sumIf(rows, metric = 'utilization_percent') * {ROLLUP} / 3600 AS hours,
             sumIf(idle_rows, metric = 'utilization_percent') * {ROLLUP} / 3600 AS idle,
             sumIf(total, metric = 'power_watts') * {ROLLUP} / 3.6e6 AS kwh
         FROM

@@ -1,7 +1,7 @@
 """Everything of one machine or several, beside the runs on them."""
 
 from pulsetrain_grafana import hardware
-from pulsetrain_grafana.boards import Board, Row, host_variable, link
+from pulsetrain_grafana.boards import Board, Row, host_variable, link_to_run
 from pulsetrain_grafana.hardware import OF_HOST
 from pulsetrain_grafana.panels import linked, rows
 from pulsetrain_grafana.sql import is_chosen, sql
@@ -14,7 +14,7 @@ _RUNS = sql(f"""
     ORDER BY r.last_seen DESC
     LIMIT 1000
 """)
-_TO_RUN = link("run", "var-project=${__data.fields.project}", "var-run=${__data.fields.run_id}")
+_TO_RUN = link_to_run()
 
 BOARD = Board(
     "machine",

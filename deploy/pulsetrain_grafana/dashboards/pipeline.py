@@ -40,8 +40,8 @@ _PARTITIONS = sql("""
 _ACCOUNT = """
     FROM
     (
-        SELECT project, run_id, writer, max(points) + max(texts) AS told, max(ts) AS heard, argMaxIf(state, (ts,
-            sequence), state IS NOT NULL) AS state
+        SELECT project, run_id, writer, max(points) + max(texts) AS told, max(ts) AS heard,
+            argMaxIf(state, (ts, sequence), state IS NOT NULL) AS state
         FROM run_events
         GROUP BY project, run_id, writer
         HAVING heard >= $__fromTime

@@ -1,12 +1,19 @@
 """All runs of a project: which go on, which is best, with what configuration."""
 
-from pulsetrain_grafana.boards import Board, Row, goal_variable, link, metric_of_project_variable, project_variable
+from pulsetrain_grafana.boards import (
+    Board,
+    Row,
+    goal_variable,
+    link_to_run,
+    metric_of_project_variable,
+    project_variable,
+)
 from pulsetrain_grafana.colours import BAD, BUSY, GOOD
 from pulsetrain_grafana.panels import figure, linked, matrix, rows, series
 from pulsetrain_grafana.sql import one, sql
 
 _PROJECT = f"project = {one('project')}"
-_TO_RUN = link("run", "var-project=${project:percentencode}", "var-run=${__data.fields.run_id}")
+_TO_RUN = link_to_run("${project:percentencode}")
 
 
 def _count(states: str) -> str:
