@@ -176,8 +176,8 @@ def _telemetry(series: Telemetry, run_index: int, origin: float) -> dict[str, An
 
 
 def _alert(alert: AlertRecord, run_index: int, last_step: int | None, metrics: AbstractSet[str]) -> dict[str, Any]:
-    # The monitor may hear of a crash before it has a row.
-    step = last_step if alert.step is None and alert.kind == "crashed" else alert.step
+    # The monitor may hear of a crash before it has the last rows.
+    step = last_step if alert.kind == "crashed" and alert.resolved is None else alert.step
     # A rule's subject is NAME: SERIES, and both may have colons.
     about = alert.subject.split(": ") if alert.kind == "rule" else [alert.subject]
     found = (metric for i in range(len(about)) if (metric := ": ".join(about[i:])) in metrics)
