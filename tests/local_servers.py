@@ -54,7 +54,7 @@ def http_server(*answers: int | Answer | Callable[[Request], Answer]) -> Iterato
             self.end_headers()
             self.wfile.write(text)
 
-        do_POST = do_GET = _answer
+        do_POST = do_PUT = do_GET = _answer
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""

@@ -139,6 +139,41 @@ class ClickHouseAddress:
         return self.url(with_password=False)
 
 
+@dataclass(frozen=True, slots=True)
+class GrafanaAddress:
+    """What `http://TOKEN@host:port/path` says (a service account's token), or `http://user:password@…`; https too."""
+
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+    token: str = field(default="", repr=False)
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> "GrafanaAddress":
+        """Reads a URL; token, user and password may be percent-encoded. AddressError hides them."""
+        from urllib.parse import unquote, urlsplit
+
+        expected = "it is http://TOKEN@HOST:3000 or http://USER:PASSWORD@HOST:3000"
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise AddressError(expected) from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise AddressError(expected)
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        who = {"user": user, "password": password} if password else {"token": user}
+        return cls(parts.scheme, parts.hostname, port, parts.path.strip("/"), **who)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port is None else f":{self.port}"
+        return f"{self.scheme}://{host}{port}" + (f"/{self.path}" if self.path else "")
+
+
 def kafka(env: Mapping[str, str] = os.environ) -> KafkaAddress | None:
     """Where Kafka is: PULSETRAIN_KAFKA and its PULSETRAIN_KAFKA_* security settings, else the local stack."""
     given = env.get("PULSETRAIN_KAFKA")
@@ -152,6 +187,12 @@ def clickhouse(env: Mapping[str, str] = os.environ) -> ClickHouseAddress | None:
     """Where ClickHouse is: PULSETRAIN_CLICKHOUSE, else the local stack, else None."""
     url = env.get("PULSETRAIN_CLICKHOUSE") or _stack_environment(env).get("PULSETRAIN_CLICKHOUSE")
     return ClickHouseAddress.parse(url) if url else None
+
+
+def grafana(env: Mapping[str, str] = os.environ) -> GrafanaAddress | None:
+    """Where Grafana is: PULSETRAIN_GRAFANA, else the local stack's, else None."""
+    url = env.get("PULSETRAIN_GRAFANA") or _stack_environment(env).get("PULSETRAIN_GRAFANA")
+    return GrafanaAddress.parse(url) if url else None
 
 
 def registry_url(env: Mapping[str, str] = os.environ) -> str | None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import requests
 from grafana_api.grafana_api import GrafanaClientError, GrafanaException
@@ -11,6 +9,7 @@ from grafana_api.grafana_face import GrafanaFace
 
 from pulsetrain_consumers.monitor.sinks.formats import headline
 from pulsetrain_consumers.monitor.sinks.sink import SinkRefused, SinkUnavailable
+from pulsetrain_schemas.addresses import GrafanaAddress
 from pulsetrain_schemas.events import Alert
 
 TAG = "pulsetrain"
@@ -21,26 +20,20 @@ MOST_TAG_BYTES = 100
 class Grafana:
     """Grafana at an address: http://USER:PASSWORD@HOST:3000, or http://TOKEN@HOST:3000 for a service account.
 
-    Raises ValueError for an address that is none.
+    Raises AddressError for an address that is none.
     """
 
     name = "grafana"
 
     def __init__(self, address: str) -> None:
-        url = urlsplit(address)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError("it is http://TOKEN@HOST:3000 or http://USER:PASSWORD@HOST:3000")
-        auth: Any = unquote(url.username or "")
-        if url.password:
-            auth = (auth, unquote(url.password))
-        prefix = url.path.strip("/")
-        self._host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+        where = GrafanaAddress.parse(address)
+        self._host = f"[{where.host}]" if ":" in where.host else where.host
         self._face = GrafanaFace(
-            auth=auth,
+            auth=(where.user, where.password) if where.password else where.token,
             host=self._host,
-            port=url.port,
-            protocol=url.scheme,
-            url_path_prefix=f"{prefix}/" if prefix else "",
+            port=where.port,
+            protocol=where.scheme,
+            url_path_prefix=f"{where.path}/" if where.path else "",
         )
 
     def send(self, alert: Alert) -> None:
