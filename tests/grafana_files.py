@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 FOLDER = Path(__file__).parents[1] / "deploy" / "grafana" / "dashboards"
 FILES = sorted(FOLDER.glob("*.json"))
+RULES = FOLDER.parent / "provisioning" / "alerting" / "pulsetrain.yaml"
 
 
 def loaded(path: Path) -> dict[str, Any]:
@@ -44,3 +47,10 @@ def queries(path: Path) -> Iterator[Asked]:
             yield Asked(path.stem, f"variable {variable['name']}", variable["query"]["rawSql"])
     for annotation in dashboard.get("annotations", {}).get("list", ()):
         yield Asked(path.stem, f"annotation {annotation['name']}", annotation["target"]["rawSql"])
+
+
+def rule_queries() -> Iterator[Asked]:
+    """The query of each alert rule."""
+    (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]:
+        yield Asked("rules", rule["title"], rule["data"][0]["model"]["rawSql"])

@@ -110,6 +110,23 @@ def test_every_panel_of_a_dashboard_shows_something(grafana: Seen, path: Path) -
     assert len(seen) >= len(titles) + (5 if repeated else 0), "a panel for each metric"
 
 
+def test_the_alert_rules_are_evaluated_and_the_dead_letter_fires(grafana: Seen) -> None:
+    ask = """
+    const [done] = arguments;
+    fetch("/api/prometheus/grafana/api/v1/rules").then((r) => r.json()).then((it) => done(it.data.groups));
+    """
+
+    def evaluated() -> dict[str, dict]:
+        groups = grafana.browser.execute_async_script(ask)
+        rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
+        return rules if rules and all(rule["health"] != "unknown" for rule in rules.values()) else {}
+
+    rules = wait_for(evaluated, 150, "a first look of each rule", 1.0)
+    assert {name: rule.get("lastError") for name, rule in rules.items() if rule["health"] != "ok"} == {}
+    assert [name for name, rule in rules.items() if rule["state"] == "firing"] == ["Messages could not be read"]
+    assert len(rules) >= 5
+
+
 def test_a_click_on_a_run_opens_it(grafana: Seen) -> None:
     browser, over = grafana.browser, grafana.over
     times = f"from={int(over.begin * 1000)}&to={int(over.end * 1000)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.grafana_files import FILES, Asked, queries
+from tests.grafana_files import FILES, Asked, queries, rule_queries
 from tests.grafana_macros import Range, expanded, interpolated
 from tests.grafana_stack import PROJECT, RUNS, filled_stack
 from tests.stack_fixture import Stack
@@ -24,7 +24,7 @@ CHOSEN = {
     "host": ["$__all"],
     "price": ["2.5"],
 }
-ASKED = [asked for path in FILES for asked in queries(path)]
+ASKED = [asked for path in FILES for asked in queries(path)] + list(rule_queries())
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from pulsetrain_grafana.dashboards import BOARDS
-from pulsetrain_grafana.files import written
-from tests.grafana_files import FILES, FOLDER, loaded, panels, queries
+from pulsetrain_grafana.files import FOLDER as GRAFANA
+from pulsetrain_grafana.files import all_files
+from tests.grafana_files import FILES, FOLDER, RULES, loaded, panels, queries, rule_queries
 from tests.grafana_macros import Range, expanded, interpolated
 
 DATASOURCES = {"pulsetrain-clickhouse"}
@@ -16,9 +17,9 @@ by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def test_what_is_committed_is_what_is_generated() -> None:
-    assert {f"{board.name}.json": written(board) for board in BOARDS} == {
-        path.name: path.read_text(encoding="utf-8") for path in FILES
-    }, "run: .venv/bin/python -m pulsetrain_grafana"
+    made = all_files()
+    there = {str(path.relative_to(GRAFANA)): path.read_text(encoding="utf-8") for path in [*FILES, RULES]}
+    assert made == there, "run: .venv/bin/python -m pulsetrain_grafana"
     assert len(FILES) >= 7
 
 
@@ -112,6 +113,19 @@ def test_macros_are_those_of_the_plugin(path: Path) -> None:
     own = {one["name"]: ["x"] for one in loaded(path).get("templating", {}).get("list", ())}
     for asked in queries(path):
         assert expanded(interpolated(asked.sql, own), Range(0, 3600))
+
+
+def test_rules_ask_a_datasource_that_there_is_and_say_what_to_do() -> None:
+    (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    assert len({rule["uid"] for rule in group["rules"]}) == len(group["rules"]) >= 5
+    for rule in group["rules"]:
+        assert rule["data"][0]["datasourceUid"] in DATASOURCES
+        assert rule["condition"] == rule["data"][1]["refId"]
+        assert rule["data"][1]["model"]["expression"] == rule["data"][0]["refId"]
+        assert len(rule["annotations"]["summary"]) > 40
+        assert rule["labels"]["severity"] in ("critical", "warning")
+    for asked in rule_queries():
+        assert expanded(interpolated(asked.sql, {}), Range(0, 3600))
 
 
 def test_the_folder_has_nothing_else() -> None:

@@ -5,10 +5,10 @@ from pulsetrain_grafana.colours import BAD, GOOD, WARN
 from pulsetrain_grafana.panels import figure, rows, series
 from pulsetrain_grafana.sql import sql
 
-_DELAY = "(toUnixTimestamp64Micro(stored_at) - toUnixTimestamp64Micro(first_ts)) / 1e6"
+DELAY = "(toUnixTimestamp64Micro(stored_at) - toUnixTimestamp64Micro(first_ts)) / 1e6"
 _LATENCY = sql(f"""
-    SELECT $__timeInterval(stored_at) AS time, quantile(0.5)({_DELAY}) AS median, quantile(0.99)({_DELAY}) AS p99,
-        max({_DELAY}) AS greatest
+    SELECT $__timeInterval(stored_at) AS time, quantile(0.5)({DELAY}) AS median, quantile(0.99)({DELAY}) AS p99,
+        max({DELAY}) AS greatest
     FROM stored_batches
     WHERE $__timeFilter(stored_at) AND topic LIKE '%metrics'
     GROUP BY time
@@ -68,7 +68,7 @@ _LOST = sql(f"""
     ORDER BY missing DESC, heard DESC
     LIMIT 1000
 """)
-_MISSING = sql(f"""
+MISSING = sql(f"""
     SELECT sumIf(toInt64(told.told) - toInt64(stored.stored), state IS NOT NULL AND state != 'running') AS missing
     {_ACCOUNT}
 """)
@@ -120,7 +120,7 @@ BOARD = Board(
                     "Missing",
                     "Values that writers which have ended said that they logged, and that are not stored: none",
                     "locale",
-                    _MISSING,
+                    MISSING,
                     width=6,
                     colour=GOOD,
                     steps={1: BAD},
