@@ -6,15 +6,13 @@ comes by its environment. The plugin grafana-clickhouse-datasource has to be in 
 user's win over ours.
 """
 
-import http.client
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
 
-from pulsetrain_local.ports import HOST
+from pulsetrain_local.ports import HOST, says_ok
 from pulsetrain_schemas.addresses import ClickHouseAddress
 
 USER = "admin"
@@ -112,14 +110,7 @@ def url(port: int, password: str) -> str:
 
 def answers(port: int) -> bool:
     """Whether it serves."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=2)
-    try:
-        connection.request("GET", "/api/health")
-        return connection.getresponse().status == HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return says_ok(port, "/api/health")
 
 
 def shipped() -> Path:

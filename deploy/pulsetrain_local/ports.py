@@ -1,7 +1,9 @@
-"""Ports on the loopback interface: free ones are found, wanted ones are tried."""
+"""Ports on the loopback interface: free ones are found, wanted ones are tried, those that serve are asked."""
 
 import contextlib
+import http.client
 import socket
+from http import HTTPStatus
 
 HOST = "127.0.0.1"
 
@@ -53,3 +55,15 @@ def _bound(port: int) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def says_ok(port: int, path: str) -> bool:
+    """Whether a GET of this path on loopback is answered with 200."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=2)  # and not urllib, which may ask a proxy
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -3,18 +3,16 @@
 `plan` decides what is to run and where, from the environment and from what was chosen before; `Supervisor` runs it.
 """
 
-import http.client
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 
 from pulsetrain_local import clickhouse_server, grafana, kafka
 from pulsetrain_local.home import Home, read_json, write_json
 from pulsetrain_local.java import Java
 from pulsetrain_local.kafka_jars import KafkaInstallation
-from pulsetrain_local.ports import HOST, free_ports, is_free, require_free
+from pulsetrain_local.ports import HOST, free_ports, is_free, require_free, says_ok
 from pulsetrain_local.service import Program
 from pulsetrain_local.supervisor import Given
 from pulsetrain_schemas import addresses
@@ -218,11 +216,4 @@ def pulsetrain_command(*arguments: str) -> list[str]:
 
 def says_ready(port: int) -> bool:
     """Whether the service with this metrics port says that it is ready."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=2)  # and not urllib, which may ask a proxy
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return says_ok(port, "/readyz")
