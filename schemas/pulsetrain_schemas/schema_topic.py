@@ -108,13 +108,18 @@ def _read(consumer: Any) -> dict[bytes, bytes]:
     ends = consumer.end_offsets(partitions, timeout_ms=_ANSWER_MS)
     deadline = time.monotonic() + _ANSWER_MS / 1000
     found: dict[bytes, bytes] = {}
-    while any(consumer.position(partition, timeout_ms=_ANSWER_MS) < ends[partition] for partition in partitions):
+    while any(_is_before(consumer, partition, ends[partition]) for partition in partitions):
         for records in consumer.poll(timeout_ms=200).values():
             for record in records:
                 _take(found, record.key, record.value)
         if time.monotonic() > deadline:
             raise RegistryUnavailable(f"{TOPIC} was not read to its end within {_ANSWER_MS // 1000} s")
     return found
+
+
+def _is_before(consumer: Any, partition: Any, end: int) -> bool:
+    position = consumer.position(partition, timeout_ms=_ANSWER_MS)
+    return position is None or position < end  # None: the broker did not answer in time
 
 
 def _take(found: dict[bytes, bytes], key: bytes | None, value: bytes | None) -> None:

@@ -111,12 +111,19 @@ def test_alerts_are_listed_and_stand_on_the_curves_that_they_are_about(browser: 
 
 def test_an_alert_of_a_rule_stands_on_its_metric_and_a_critical_one_of_the_run_on_all_its_curves(browser, tmp_path):
     rule = alert("rule", "is: it: train/grad_norm", step=300)
-    opened(browser, tmp_path, with_alerts(training(), 1, rule, alert("crashed", "", text="it was killed", step=250)))
+    opened(browser, tmp_path, with_alerts(training(), 1, rule, alert("stall", "", text="no step", step=250)))
     on = "return [...Charts.alive].map((c) => [c.metric, Alerts.on(c.metric, c.curves).map(([a, x]) => [a.kind, x])])"
     found = dict(browser.execute_script(on))
-    assert found["train/grad_norm"] == [["rule", 300], ["crashed", 250]]
-    assert found["train/loss"] == [["crashed", 250]]
+    assert found["train/grad_norm"] == [["rule", 300], ["stall", 250]]
+    assert found["train/loss"] == [["stall", 250]]
     assert errors(browser) == []
+
+
+def test_a_crash_that_goes_on_stands_at_the_last_step_of_its_run(browser: WebDriver, tmp_path: Path):
+    opened(browser, tmp_path, with_alerts(training(), 1, alert("crashed", "", text="it was killed", step=250)))
+    on = "return [...Charts.alive].flatMap((c) => Alerts.on(c.metric, c.curves).map(([, x]) => x))"
+    last = int(max(one.last_steps.max() for one in training().runs[1].curves))
+    assert set(browser.execute_script(on)) == {last}
 
 
 def test_alerts_that_have_no_place_in_the_report_are_spoken_of(browser: WebDriver, tmp_path: Path):
