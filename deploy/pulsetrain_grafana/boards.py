@@ -11,6 +11,10 @@ from pulsetrain_grafana.queries import CLICKHOUSE, Format, Query
 from pulsetrain_grafana.sql import of_runs, one, sql
 
 TAG = "pulsetrain"
+# Those that were heard of last first.
+_PROJECTS = """
+    SELECT project FROM run_events WHERE kind != 'heartbeat' GROUP BY project ORDER BY max(ts) DESC LIMIT 1000
+"""
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,7 @@ def project_variable() -> builders.QueryVariable:
         "project",
         "Project",
         "The project whose runs are shown",
-        """
-        SELECT project FROM run_events WHERE kind != 'heartbeat' GROUP BY project ORDER BY max(ts) DESC LIMIT 1000
-    """,
+        _PROJECTS,
     )
 
 
@@ -204,9 +206,7 @@ def projects_variable() -> builders.QueryVariable:
         "projects",
         "Projects",
         "The projects whose alerts are shown",
-        """
-        SELECT project FROM run_events WHERE kind != 'heartbeat' GROUP BY project ORDER BY max(ts) DESC LIMIT 1000
-    """,
+        _PROJECTS,
         several=True,
         everything=True,
     )

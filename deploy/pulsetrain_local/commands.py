@@ -165,11 +165,8 @@ def _say_where(home: Home) -> None:
     click.echo(f"  Kafka       {environment['PULSETRAIN_KAFKA']}")
     click.echo(f"  ClickHouse  {_without_password(environment['PULSETRAIN_CLICKHOUSE'])}")
     if grafana := environment.get("PULSETRAIN_GRAFANA"):
-        parts = urlsplit(grafana)
-        password = home.root / "grafana.password"
-        click.echo(
-            f"  Grafana     http://{parts.hostname}:{parts.port} (user {parts.username}, password in {password})"
-        )
+        address = addresses.GrafanaAddress.parse(grafana)
+        click.echo(f"  Grafana     {address} (user {address.user}, password in {home.grafana_password_file})")
 
 
 def _without_password(url: str) -> str:

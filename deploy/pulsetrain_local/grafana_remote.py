@@ -39,14 +39,7 @@ class RemoteGrafana:
 
     def __init__(self, address: GrafanaAddress) -> None:
         self._address = address
-        self._face = GrafanaFace(
-            auth=(address.user, address.password) if address.password else address.token,
-            host=f"[{address.host}]" if ":" in address.host else address.host,
-            port=address.port,
-            protocol=address.scheme,
-            url_path_prefix=f"{address.path}/" if address.path else "",
-            timeout=30.0,
-        )
+        self._face = GrafanaFace(**address.client_config(), timeout=30.0)
 
     def push(self, dashboards: Mapping[str, Mapping[str, Any]], clickhouse: ClickHouseAddress | None) -> Iterator[str]:
         """Puts dashboards (by uid) into the folder Pulsetrain, over what is there; says each title when it is done.

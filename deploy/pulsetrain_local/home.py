@@ -66,6 +66,10 @@ class Home:
         return self.root / "grafana"
 
     @property
+    def grafana_password_file(self) -> Path:
+        return self.root / "grafana.password"
+
+    @property
     def rules(self) -> Path:
         """The user's rules for alerts, where there is such a directory."""
         return self.root / "rules"
@@ -88,7 +92,7 @@ class Home:
 
     def grafana_password(self) -> str:
         """That of Grafana's user admin."""
-        return _secret(self.root / "grafana.password")
+        return _secret(self.grafana_password_file)
 
     @contextlib.contextmanager
     def supervised(self) -> Iterator[bool]:

@@ -168,6 +168,16 @@ class GrafanaAddress:
         who = {"user": user, "password": password} if password else {"token": user}
         return cls(parts.scheme, parts.hostname, port, parts.path.strip("/"), **who)
 
+    def client_config(self) -> dict[str, Any]:
+        """The arguments of grafana-api's GrafanaFace that reach it."""
+        return {
+            "auth": (self.user, self.password) if self.password else self.token,
+            "host": f"[{self.host}]" if ":" in self.host else self.host,
+            "port": self.port,
+            "protocol": self.scheme,
+            "url_path_prefix": f"{self.path}/" if self.path else "",
+        }
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port is None else f":{self.port}"

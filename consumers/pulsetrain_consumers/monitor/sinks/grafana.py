@@ -26,15 +26,9 @@ class Grafana:
     name = "grafana"
 
     def __init__(self, address: str) -> None:
-        where = GrafanaAddress.parse(address)
-        self._host = f"[{where.host}]" if ":" in where.host else where.host
-        self._face = GrafanaFace(
-            auth=(where.user, where.password) if where.password else where.token,
-            host=self._host,
-            port=where.port,
-            protocol=where.scheme,
-            url_path_prefix=f"{where.path}/" if where.path else "",
-        )
+        config = GrafanaAddress.parse(address).client_config()
+        self._host = config["host"]
+        self._face = GrafanaFace(**config)
 
     def send(self, alert: Alert) -> None:
         about = {"project": alert.project, "run": alert.run_id, "kind": alert.kind}
