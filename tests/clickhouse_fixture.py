@@ -34,7 +34,7 @@ class ClickHouse:
     def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
         self.host, self.user, self.password = HOST, USER, PASSWORD
-        self.port = 0
+        self.port = self.http_port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._options = options
         directory.mkdir(parents=True, exist_ok=True)
@@ -47,14 +47,15 @@ class ClickHouse:
         return (self.directory / "log").read_text(errors="replace")
 
     def start(self) -> None:
-        port_file = self.directory / "port"
-        port_file.unlink(missing_ok=True)
+        port_file, http_port_file = self.directory / "port", self.directory / "http-port"
+        http_port_file.unlink(missing_ok=True)
         places = ["--path", str(self.directory / "data"), "--port-file", str(port_file)]
+        places += ["--http-port-file", str(http_port_file)]
         login = ["--user", USER, "--password-file", str(self.directory / "password")]
         login += ["--reader", READER, "--reader-password-file", str(self.directory / "reader")]
         self._run([sys.executable, "-m", "pulsetrain_local.clickhouse", "--port", "0", *places, *login, *self._options])
-        wait_for(lambda: self._alive() and port_file.exists(), 30, "a port of the ClickHouse server")
-        self.port = int(port_file.read_text())
+        wait_for(lambda: self._alive() and http_port_file.exists(), 30, "the ports of the ClickHouse server")
+        self.port, self.http_port = int(port_file.read_text()), int(http_port_file.read_text())
 
     def _run(self, command: list[str]) -> None:
         with (self.directory / "log").open("ab") as log:
@@ -115,8 +116,9 @@ class BinaryClickHouse(ClickHouse):
         assert binary is not None
         from pulsetrain_local.ports import free_ports
 
-        self.port = free_ports(1)[0]
-        self._run(binary_server.binary_command(binary, self.directory / "data", self.port, PASSWORD, READER_PASSWORD))
+        self.port, self.http_port = free_ports(2)
+        ports = binary_server.ServerPorts(self.port, self.http_port)
+        self._run(binary_server.binary_command(binary, self.directory / "data", ports, PASSWORD, READER_PASSWORD))
         wait_for(lambda: self._alive() and binary_server.answers(self.port, PASSWORD), 60, "an answer of the binary")
 
 

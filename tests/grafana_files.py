@@ -26,11 +26,16 @@ def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Asked:
-    """One query of a dashboard, and by what it asks."""
+    """One query of a dashboard, of ClickHouse or of Prometheus, and by what it asks."""
 
     dashboard: str
     by: str
-    sql: str
+    text: str
+    source: str = "pulsetrain-clickhouse"
+
+    @property
+    def is_sql(self) -> bool:
+        return self.source == "pulsetrain-clickhouse"
 
     def __str__(self) -> str:
         return f"{self.dashboard}: {self.by}"
@@ -41,7 +46,9 @@ def queries(path: Path) -> Iterator[Asked]:
     dashboard = loaded(path)
     for panel in panels(dashboard):
         for target in panel.get("targets", ()):
-            yield Asked(path.stem, f"{panel['id']} {panel['title']} {target['refId']}", target["rawSql"])
+            text = target["expr"] if "expr" in target else target["rawSql"]
+            by = f"{panel['id']} {panel['title']} {target['refId']}"
+            yield Asked(path.stem, by, text, target["datasource"]["uid"])
     for variable in dashboard.get("templating", {}).get("list", ()):
         if variable["type"] == "query":
             yield Asked(path.stem, f"variable {variable['name']}", variable["query"]["rawSql"])

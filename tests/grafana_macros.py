@@ -84,6 +84,18 @@ def _arguments(text: str) -> tuple[list[str], int]:
     raise ValueError("failed to parse macro arguments (missing close bracket?)")
 
 
+def expanded_promql(text: str, over: Range, scrape_seconds: float = 5) -> str:
+    """An expression for Prometheus with what Grafana puts in: the range, and one that rate() finds samples in.
+
+    Source: https://grafana.com/docs/grafana/latest/datasources/prometheus/template-variables/#use-__rate_interval
+    """
+    rate = max(over.interval + scrape_seconds, 4 * scrape_seconds)
+    text = text.replace("$__rate_interval", f"{int(rate)}s").replace("$__range", f"{int(over.end - over.begin)}s")
+    if "$" in text:
+        raise ValueError(f"not known: {text}")
+    return text
+
+
 def _time(seconds: float) -> str:
     return f"toDateTime({int(seconds)})"
 

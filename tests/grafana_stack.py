@@ -10,6 +10,7 @@ from pathlib import Path
 from kafka import KafkaProducer
 
 from tests.grafana_macros import Range
+from tests.prometheus import asked_of_prometheus
 from tests.stack_fixture import Stack, running_stack
 from tests.waiting import wait_for
 
@@ -50,4 +51,11 @@ def filled_stack(directory: Path, **more: str) -> Iterator[tuple[Stack, Range]]:
         spread = "SELECT uniqExact(run_id) FROM rank_spread WHERE metric = 'pulsetrain/forward_seconds'"
         wait_for(lambda: stack.sql(spread) == [(2,)], 60, "the comparison of the ranks", 0.2)
         wait_for(lambda: stack.sql("SELECT count() FROM dead_letters") == [(1,)], 30, "the dead letter", 0.2)
+        if "PULSETRAIN_PROMETHEUS" in stack.addresses:
+            recomputed = (
+                "sum(pulsetrain_aggregator_recompute_seconds_count) > 0 and sum(pulsetrain_monitor_points_total) > 0"
+            )
+            wait_for(
+                lambda: asked_of_prometheus(stack, recomputed, Range(began, time.time())), 30, "a look by Prometheus"
+            )
         yield stack, Range(began - 60, time.time() + 5, 10)

@@ -202,7 +202,7 @@ def running_stack(directory: Path, **more: str) -> Iterator[Stack]:
     home = Home(directory / "home")
     home.create()
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PULSETRAIN_", "WANDB_"))}
-    env |= {"PULSETRAIN_GRAFANA_HOME": "off", **more}
+    env |= {"PULSETRAIN_GRAFANA_HOME": "off", "PULSETRAIN_PROMETHEUS_HOME": "off", **more}
     launch.prepare_kafka(kafka_jars.Silent(), env)
     with (
         home.log("supervisor").open("ab") as log,

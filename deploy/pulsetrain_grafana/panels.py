@@ -5,6 +5,7 @@ Sizes are in Grafana's grid of 24 columns; a row of panels is a height of 8. Uni
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from grafana_foundation_sdk.builders import common as common_builders
@@ -14,7 +15,7 @@ from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models import heatmap as heatmap_models
 
 from pulsetrain_grafana.colours import SEVERITIES, STATES
-from pulsetrain_grafana.queries import CLICKHOUSE, Format, Query
+from pulsetrain_grafana.queries import Format, Measured, Query
 
 AnyPanel = timeseries.Panel | trend.Panel | stat.Panel | table.Panel | heatmap.Panel | logs.Panel | statetimeline.Panel
 _P = TypeVar(
@@ -22,8 +23,8 @@ _P = TypeVar(
 )
 
 
-def _made(panel: _P, title: str, description: str, queries: Sequence[Query], width: int, height: int) -> _P:
-    panel.title(title).description(description).datasource(CLICKHOUSE).span(width).height(height)
+def _made(panel: _P, title: str, description: str, queries: Sequence[Query | Measured], width: int, height: int) -> _P:
+    panel.title(title).description(description).datasource(queries[0].source).span(width).height(height)
     panel.no_value("–")
     for query in queries:
         panel.with_target(query)
@@ -34,14 +35,15 @@ def series(
     title: str,
     description: str,
     unit: str,
-    *queries: str,
+    *queries: str | Measured,
     by: str = "",
     width: int = 12,
     height: int = 8,
     fill: int = 0,
 ) -> timeseries.Panel:
-    """Lines over time. The queries have a column `time` and figures; `by` is the column whose texts name the lines."""
-    asked = [Query(text, Format.SERIES, chr(ord("A") + i)) for i, text in enumerate(queries)]
+    """Lines over time. SQL gives a column `time` and figures; `by` is the column whose texts name the lines."""
+    made = [Query(query, Format.SERIES) if isinstance(query, str) else query for query in queries]
+    asked = [replace(query, ref=chr(ord("A") + i)) for i, query in enumerate(made)]
     panel = _made(timeseries.Panel(), title, description, asked, width, height).unit(unit)
     panel.line_width(1).fill_opacity(fill).show_points(common.VisibilityMode.AUTO).point_size(4).span_nulls(False)
     panel.tooltip(
@@ -80,7 +82,7 @@ def figure(
     title: str,
     description: str,
     unit: str,
-    query: str,
+    query: str | Measured,
     *,
     width: int = 4,
     height: int = 4,
@@ -88,7 +90,8 @@ def figure(
     steps: Mapping[float, str] | None = None,
 ) -> stat.Panel:
     """One number, large; `steps` colours it from each value on."""
-    panel = _made(stat.Panel(), title, description, [Query(query)], width, height).unit(unit)
+    asked = Query(query) if isinstance(query, str) else query
+    panel = _made(stat.Panel(), title, description, [asked], width, height).unit(unit)
     panel.graph_mode(common.BigValueGraphMode.NONE).color_mode(common.BigValueColorMode.VALUE)
     panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     return panel.thresholds(thresholds(colour, steps or {}))

@@ -12,6 +12,7 @@ from pulsetrain_grafana.dashboards import pipeline
 from pulsetrain_grafana.queries import CLICKHOUSE, Format, Query
 from pulsetrain_grafana.sql import sql
 
+CONTACT_POINT = "Pulsetrain"
 _HEADING = "# Alert rules about the pipeline. Made by `python -m pulsetrain_grafana` from its rules.py: change that.\n"
 
 
@@ -156,4 +157,6 @@ def _document(rule: Rule) -> dict[str, Any]:
         "execErrState": "Error",
         "labels": {"severity": rule.severity, "source": "pulsetrain"},
         "annotations": {"summary": rule.summary},
+        # Straight to the contact point, whatever the policies of this Grafana are for others' alerts.
+        "notification_settings": {"receiver": CONTACT_POINT, "group_by": ["alertname"]},
     }

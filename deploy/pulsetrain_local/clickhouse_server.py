@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -22,6 +23,14 @@ READER = "grafana"
 DATABASE = "pulsetrain"
 OLDEST = (24, 3)
 """The tables need deduplication windows and types that older servers lack."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPorts:
+    """Where a server listens on loopback: for the native protocol, and for HTTP."""
+
+    native: int
+    http: int
 
 
 def find_binary(env: Mapping[str, str] = os.environ) -> Path | None:
@@ -43,31 +52,32 @@ def binary_version(binary: Path) -> tuple[int, int] | None:
     return (int(found.group(1)), int(found.group(2))) if found else None
 
 
-def embedded_command(directory: Path, port: int, password_file: Path, reader_password_file: Path) -> list[str]:
+def embedded_command(directory: Path, ports: ServerPorts, password_file: Path, reader_password_file: Path) -> list[str]:
     """The command that runs the embedded server."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = str(directory / "embedded")
+    where = ["--path", str(directory / "embedded"), "--port", str(ports.native), "--http-port", str(ports.http)]
     logins = ["--user", USER, "--password-file", str(password_file)]
     logins += ["--reader", READER, "--reader-password-file", str(reader_password_file)]
-    return [sys.executable, "-m", "pulsetrain_local.clickhouse", "--path", path, "--port", str(port), *logins]
+    return [sys.executable, "-m", "pulsetrain_local.clickhouse", *where, *logins]
 
 
-def binary_command(binary: Path, directory: Path, port: int, password: str, reader_password: str) -> list[str]:
+def binary_command(binary: Path, directory: Path, ports: ServerPorts, password: str, reader_password: str) -> list[str]:
     """The command that runs the binary, with a configuration of its own. Its data is not the embedded server's."""
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "config.xml"
-    write_private(config, configuration(directory / "server", port, password, reader_password))
+    write_private(config, configuration(directory / "server", ports, password, reader_password))
     return [str(binary), "server", f"--config-file={config}"]
 
 
-def configuration(data: Path, port: int, password: str, reader_password: str) -> str:
-    """A server configuration: loopback, the native port alone, a user who may do all, and one who only reads."""
+def configuration(data: Path, ports: ServerPorts, password: str, reader_password: str) -> str:
+    """A server configuration: loopback, a user who may do all, and one who only reads."""
     digest, reader_digest = (hashlib.sha256(one.encode()).hexdigest() for one in (password, reader_password))
     path = escape(str(data))
     return f"""<clickhouse>
     <logger><level>warning</level><console>1</console></logger>
     <listen_host>{HOST}</listen_host>
-    <tcp_port>{port}</tcp_port>
+    <tcp_port>{ports.native}</tcp_port>
+    <http_port>{ports.http}</http_port>
     <path>{path}/</path>
     <user_files_path>{path}/user_files/</user_files_path>
     <mark_cache_size>268435456</mark_cache_size>

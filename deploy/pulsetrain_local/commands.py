@@ -26,11 +26,20 @@ def _home() -> Home:
 @click.option("--timeout", type=click.FloatRange(min=1), default=90, show_default=True, help="Seconds to get ready in.")
 @click.option("--kafka-port", type=_PORT, help="Where Kafka listens. Default: a free port, kept for the next time.")
 @click.option("--clickhouse-port", type=_PORT, help="Where ClickHouse's native protocol listens.")
+@click.option("--clickhouse-http-port", type=_PORT, help="Where ClickHouse's HTTP interface listens.")
 @click.option("--metrics-port", type=_PORT, help="Where the writer shows its metrics and health.")
 def up(
-    detach: bool, timeout: float, kafka_port: int | None, clickhouse_port: int | None, metrics_port: int | None
+    detach: bool,
+    timeout: float,
+    kafka_port: int | None,
+    clickhouse_port: int | None,
+    clickhouse_http_port: int | None,
+    metrics_port: int | None,
 ) -> None:
-    """Start the local stack: Kafka, ClickHouse, and the service that fills it.
+    """Start the local stack: Kafka, ClickHouse, and the services that fill it.
+
+    Grafana and Prometheus too, where they are found: in PULSETRAIN_GRAFANA_HOME and PULSETRAIN_PROMETHEUS_HOME, else on
+    the PATH; "off" starts none.
 
     Without --detach it runs until Ctrl-C. PULSETRAIN_KAFKA and PULSETRAIN_CLICKHOUSE, where they are set, are used
     instead of starting those services.
@@ -40,7 +49,7 @@ def up(
     from pulsetrain_local.stack import WantedPorts
 
     home = _home()
-    wanted = WantedPorts(kafka_port, clickhouse_port, metrics_port)
+    wanted = WantedPorts(kafka_port, clickhouse_port, clickhouse_http_port, metrics_port)
     try:
         home.create()
         if home.has_supervisor():
@@ -164,6 +173,10 @@ def _say_where(home: Home) -> None:
     click.echo(f"  home        {home.root}")
     click.echo(f"  Kafka       {environment['PULSETRAIN_KAFKA']}")
     click.echo(f"  ClickHouse  {_without_password(environment['PULSETRAIN_CLICKHOUSE'])}")
+    if over_http := environment.get("PULSETRAIN_CLICKHOUSE_HTTP"):
+        click.echo(f"              {over_http} (the same over HTTP)")
+    if prometheus := environment.get("PULSETRAIN_PROMETHEUS"):
+        click.echo(f"  Prometheus  {prometheus}")
     if grafana := environment.get("PULSETRAIN_GRAFANA"):
         address = addresses.GrafanaAddress.parse(grafana)
         click.echo(f"  Grafana     {address} (user {address.user}, password in {home.grafana_password_file})")

@@ -8,7 +8,7 @@ user's win over ours.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +16,8 @@ from pulsetrain_local.ports import HOST, says_ok
 from pulsetrain_schemas.addresses import ClickHouseAddress
 
 USER = "admin"
+OF_PROMETHEUS = ("prometheus.yaml", "services.json")
+"""The files that need Prometheus: its data source, and the dashboard that shows what it has."""
 PLUGIN = "grafana-clickhouse-datasource"
 _BINARIES = ("bin/grafana", "bin/linux-amd64/grafana", "bin/linux-arm64/grafana", "bin/darwin-arm64/grafana")
 _PACKAGED = Path("/usr/share/grafana")  # where the packages of Linux distributions put what belongs to the binary
@@ -59,8 +61,17 @@ def find_grafana(env: Mapping[str, str]) -> GrafanaInstallation | None:
     return next((GrafanaInstallation(binary, home) for home in homes), None)
 
 
-def command(installation: GrafanaInstallation) -> list[str]:
-    """The command line that serves."""
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the dashboards show: the URL of ClickHouse, and that of Prometheus where there is one."""
+
+    clickhouse: str = field(repr=False)
+    prometheus: str | None = None
+
+
+def command(installation: GrafanaInstallation, data: Path, sources: Sources) -> list[str]:
+    """Lays out what Grafana is provisioned with, and gives the command line that serves."""
+    _lay_out(data, sources)
     return [str(installation.binary), "server", "--homepath", str(installation.home)]
 
 
@@ -69,20 +80,21 @@ def environment(
     data: Path,
     port: int,
     password: str,
-    clickhouse_url: str,
+    sources: Sources,
     env: Mapping[str, str],
 ) -> dict[str, str]:
     """`env` with Grafana's settings, on loopback, and what the provisioning files ask for."""
-    clickhouse = ClickHouseAddress.parse(clickhouse_url)
+    clickhouse = ClickHouseAddress.parse(sources.clickhouse)
     ours = {
         "GF_PATHS_DATA": str(data),
         "GF_PATHS_LOGS": str(data / "log"),
         "GF_PATHS_PLUGINS": str(installation.plugins(env)),
-        "GF_PATHS_PROVISIONING": str(shipped() / "provisioning"),
+        "GF_PATHS_PROVISIONING": str(data / "provisioning"),
         "GF_SERVER_HTTP_ADDR": HOST,
         "GF_SECURITY_ADMIN_USER": USER,
         "GF_SECURITY_ADMIN_PASSWORD": password,
         "GF_USERS_DEFAULT_THEME": "system",
+        "PULSETRAIN_ALERT_EMAIL": "root@localhost",
         # Nothing leaves the machine, and nothing is fetched.
         "GF_ANALYTICS_REPORTING_ENABLED": "false",
         "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
@@ -92,7 +104,7 @@ def environment(
     }
     wanted = {
         "GF_SERVER_HTTP_PORT": str(port),
-        "PULSETRAIN_DASHBOARDS": str(shipped() / "dashboards"),
+        "PULSETRAIN_DASHBOARDS": str(data / "dashboards"),
         "PULSETRAIN_CLICKHOUSE_HOST": clickhouse.host,
         "PULSETRAIN_CLICKHOUSE_PORT": str(clickhouse.port),
         "PULSETRAIN_CLICKHOUSE_USER": clickhouse.user,
@@ -100,7 +112,17 @@ def environment(
         "PULSETRAIN_CLICKHOUSE_DATABASE": clickhouse.database,
         "PULSETRAIN_CLICKHOUSE_SECURE": "true" if clickhouse.secure else "false",
     }
+    if sources.prometheus is not None:
+        wanted["PULSETRAIN_PROMETHEUS"] = sources.prometheus
     return {**ours, **env, **wanted}
+
+
+def _lay_out(data: Path, sources: Sources) -> None:
+    """Copies the shipped files to where Grafana reads them; where there is no Prometheus, without those that ask it."""
+    for name in ("provisioning", "dashboards"):
+        shutil.rmtree(data / name, ignore_errors=True)
+        left_out = shutil.ignore_patterns(*(() if sources.prometheus is not None else OF_PROMETHEUS))
+        shutil.copytree(shipped() / name, data / name, ignore=left_out)
 
 
 def url(port: int, password: str) -> str:

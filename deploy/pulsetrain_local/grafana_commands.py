@@ -35,13 +35,18 @@ def grafana() -> None:
 @click.option(
     "--clickhouse", metavar="URL", help="Where Grafana reaches ClickHouse: makes the data source, or changes it."
 )
+@click.option("--prometheus", metavar="URL", help="Where Grafana reaches Prometheus; without one, one dashboard less.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def push(clickhouse: str | None, as_json: bool) -> None:
+def push(clickhouse: str | None, prometheus: str | None, as_json: bool) -> None:
     """Put all dashboards into the folder Pulsetrain, over what is there."""
+    from pulsetrain_local.grafana_remote import Sources
+
     remote, dashboards = _remote()
-    where = None if clickhouse is None else _clickhouse(clickhouse)
+    if prometheus is not None and not prometheus.startswith(("http://", "https://")):
+        raise UserError("--prometheus: it is http://HOST:9090")
+    sources = Sources(None if clickhouse is None else _clickhouse(clickhouse), prometheus)
     done = []
-    for title in remote.push(dashboards, where):
+    for title in remote.push(dashboards, sources):
         done.append(title)
         if not as_json:
             click.echo(f"saved {title}")
@@ -49,6 +54,8 @@ def push(clickhouse: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"grafana": str(_address()), "saved": done}, indent=2))
     else:
         click.echo(f"{len(done)} dashboards: {_address()}/dashboards/f/pulsetrain")
+        for left_out in (str(one["title"]) for one in dashboards.values() if one["title"] not in done):
+            click.echo(f"left out {left_out}: Grafana has no Prometheus to ask (--prometheus http://HOST:9090)")
 
 
 @grafana.command()
@@ -56,7 +63,7 @@ def push(clickhouse: str | None, as_json: bool) -> None:
 def diff(as_json: bool) -> None:
     """Show how the dashboards there differ from ours. Exit code 1 where one does, or is missing."""
     remote, dashboards = _remote()
-    found = list(remote.differences(dashboards))
+    found = list(remote.differences(remote.shown(dashboards)))
     if as_json:
         told = [{"uid": it.uid, "title": it.title, "state": it.state, "diff": list(it.lines)} for it in found]
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))

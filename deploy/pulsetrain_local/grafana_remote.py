@@ -18,7 +18,8 @@ from pulsetrain_schemas.addresses import ClickHouseAddress, GrafanaAddress
 from pulsetrain_schemas.errors import UserError
 
 FOLDER, FOLDER_TITLE = "pulsetrain", "Pulsetrain"
-DATASOURCE, DATASOURCE_NAME = "pulsetrain-clickhouse", "Pulsetrain"
+CLICKHOUSE, PROMETHEUS = "pulsetrain-clickhouse", "pulsetrain-prometheus"
+DASHBOARDS_OF_PROMETHEUS = ("pulsetrain-services",)
 # What Grafana adds to a dashboard that it keeps.
 _GRAFANAS_OWN = ("id", "version", "iteration")
 _NOT_FOUND, _FORBIDDEN = 404, 403
@@ -34,6 +35,44 @@ class Difference:
     lines: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where Grafana reaches ClickHouse (as a user who only reads) and Prometheus; None leaves what is there."""
+
+    clickhouse: ClickHouseAddress | None = None
+    prometheus: str | None = None
+
+    def datasources(self) -> Iterator[dict[str, Any]]:
+        """The data sources, the same as deploy/grafana/provisioning says."""
+        if self.clickhouse is not None:
+            yield {
+                "uid": CLICKHOUSE,
+                "name": "Pulsetrain",
+                "type": PLUGIN,
+                "access": "proxy",
+                "jsonData": {
+                    "host": self.clickhouse.host,
+                    "port": self.clickhouse.port,
+                    "protocol": "native",
+                    "secure": self.clickhouse.secure,
+                    "username": self.clickhouse.user,
+                    "defaultDatabase": self.clickhouse.database,
+                    "dialTimeout": "10",
+                    "queryTimeout": "60",
+                },
+                "secureJsonData": {"password": self.clickhouse.password},
+            }
+        if self.prometheus is not None:
+            yield {
+                "uid": PROMETHEUS,
+                "name": "Pulsetrain Prometheus",
+                "type": "prometheus",
+                "access": "proxy",
+                "url": self.prometheus,
+                "jsonData": {"httpMethod": "POST", "timeInterval": "5s"},
+            }
+
+
 class RemoteGrafana:
     """A Grafana at an address. All methods raise UserError where it does not answer, or does not let us."""
 
@@ -41,21 +80,37 @@ class RemoteGrafana:
         self._address = address
         self._face = GrafanaFace(**address.client_config(), timeout=30.0)
 
-    def push(self, dashboards: Mapping[str, Mapping[str, Any]], clickhouse: ClickHouseAddress | None) -> Iterator[str]:
+    def push(self, dashboards: Mapping[str, Mapping[str, Any]], sources: Sources) -> Iterator[str]:
         """Puts dashboards (by uid) into the folder Pulsetrain, over what is there; says each title when it is done.
 
-        `clickhouse` is where Grafana reaches ClickHouse: its data source is made, or changed. Without it the data
-        source has to be there.
+        `sources` are where Grafana reaches ClickHouse and Prometheus: their data sources are made, or changed. Without
+        an address the data source has to be there; the dashboards of Prometheus are left out where it is not.
         """
-        self._place_datasource(clickhouse)
+        there = self._datasources()
+        if sources.clickhouse is None and CLICKHOUSE not in there:
+            raise UserError(
+                f"Grafana at {self._address} has no data source {CLICKHOUSE}: say where it reaches ClickHouse, "
+                "--clickhouse clickhouse://READER:PASSWORD@HOST:9000/pulsetrain (a user who only reads is enough)"
+            )
+        for wanted in sources.datasources():
+            with self._asked("make the data source"):
+                if wanted["uid"] in there:
+                    self._face.datasource.update_datasource(there[wanted["uid"]], wanted)
+                else:
+                    self._face.datasource.create_datasource(wanted)
         with self._asked("make the folder"):
             if self._found(lambda: self._face.folder.get_folder(FOLDER)) is None:
                 self._face.folder.create_folder(FOLDER_TITLE, FOLDER)
-        for dashboard in dashboards.values():
+        for dashboard in self.shown(dashboards).values():
             with self._asked(f"save the dashboard {dashboard['title']}"):
                 document = {"dashboard": {**dashboard, "id": None}, "folderUid": FOLDER, "overwrite": True}
                 self._face.dashboard.update_dashboard(document)
             yield str(dashboard["title"])
+
+    def shown(self, dashboards: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        """Those that can show something there: without Prometheus all but its own."""
+        left_out = () if PROMETHEUS in self._datasources() else DASHBOARDS_OF_PROMETHEUS
+        return {uid: dashboard for uid, dashboard in dashboards.items() if uid not in left_out}
 
     def differences(self, dashboards: Mapping[str, Mapping[str, Any]]) -> Iterator[Difference]:
         """How the dashboards are there, one after another."""
@@ -70,22 +125,10 @@ class RemoteGrafana:
             lines = tuple(difflib.unified_diff(there, here, f"{title} (there)", f"{title} (ours)", lineterm="", n=2))
             yield Difference(uid, title, "changed" if lines else "same", lines)
 
-    def _place_datasource(self, clickhouse: ClickHouseAddress | None) -> None:
+    def _datasources(self) -> dict[str, int]:
+        """The ids of the data sources there, by uid."""
         with self._asked("look for the data source"):
-            known = [one for one in self._face.datasource.list_datasources() if one["uid"] == DATASOURCE]
-        if clickhouse is None:
-            if not known:
-                raise UserError(
-                    f"Grafana at {self._address} has no data source {DATASOURCE}: say where it reaches ClickHouse, "
-                    "--clickhouse clickhouse://READER:PASSWORD@HOST:9000/pulsetrain (a user who only reads is enough)"
-                )
-            return
-        wanted = _datasource(clickhouse)
-        with self._asked("make the data source"):
-            if known:
-                self._face.datasource.update_datasource(known[0]["id"], wanted)
-            else:
-                self._face.datasource.create_datasource(wanted)
+            return {one["uid"]: one["id"] for one in self._face.datasource.list_datasources()}
 
     @staticmethod
     def _found(ask: Any) -> Any:
@@ -132,27 +175,6 @@ def run_address(address: GrafanaAddress, project: str, runs: tuple[str, ...]) ->
     board = "pulsetrain-run" if len(runs) == 1 else "pulsetrain-compare"
     chosen = "".join(f"&var-run={quote(run, safe='')}" for run in runs)
     return f"{address}/d/{board}?var-project={quote(project, safe='')}{chosen}"
-
-
-def _datasource(clickhouse: ClickHouseAddress) -> dict[str, Any]:
-    """The same as deploy/grafana/provisioning says."""
-    return {
-        "uid": DATASOURCE,
-        "name": DATASOURCE_NAME,
-        "type": PLUGIN,
-        "access": "proxy",
-        "jsonData": {
-            "host": clickhouse.host,
-            "port": clickhouse.port,
-            "protocol": "native",
-            "secure": clickhouse.secure,
-            "username": clickhouse.user,
-            "defaultDatabase": clickhouse.database,
-            "dialTimeout": "10",
-            "queryTimeout": "60",
-        },
-        "secureJsonData": {"password": clickhouse.password},
-    }
 
 
 def _lines(dashboard: Mapping[str, Any]) -> list[str]:

@@ -66,6 +66,10 @@ class Home:
         return self.root / "grafana"
 
     @property
+    def prometheus(self) -> Path:
+        return self.root / "prometheus"
+
+    @property
     def grafana_password_file(self) -> Path:
         return self.root / "grafana.password"
 

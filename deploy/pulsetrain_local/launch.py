@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -26,12 +27,13 @@ from pulsetrain_local.kafka import rehearse
 from pulsetrain_local.kafka_jars import InstallProgress, KafkaNotInstalled
 from pulsetrain_local.ports import PortInUse
 from pulsetrain_local.processes import ProcessIdentity, end
+from pulsetrain_local.prometheus import NoPrometheus, find_prometheus
 from pulsetrain_local.rehearsal import exercise
-from pulsetrain_local.stack import KafkaRuntime, WantedPorts, choose_ports, plan
+from pulsetrain_local.stack import Installed, KafkaRuntime, WantedPorts, choose_ports, plan
 from pulsetrain_local.supervisor import Reporter, StackFailed, Supervisor, stop_orphans
 from pulsetrain_schemas import addresses
 
-FAILURES = (StackFailed, NoJava, NoGrafana, KafkaNotInstalled, PortInUse, addresses.AddressError)
+FAILURES = (StackFailed, NoJava, NoGrafana, NoPrometheus, KafkaNotInstalled, PortInUse, addresses.AddressError)
 """What bringing a stack up raises; the text is for the person who asked for it."""
 
 
@@ -64,7 +66,8 @@ def run_stack(
             return False
         stop_orphans(home)
         runtime = prepare_kafka(progress, env)
-        chosen = plan(home, choose_ports(home, wanted), runtime, env, find_grafana(env))
+        installed = Installed(find_grafana(env), find_prometheus(env))
+        chosen = plan(home, choose_ports(home, wanted), runtime, env, installed)
         supervisor = Supervisor(home, chosen.programs, chosen.given, chosen.environment, reporter)
 
         def stop(_number: int, _frame: FrameType | None) -> None:
@@ -98,8 +101,7 @@ def run_detached(home: Home, wanted: WantedPorts, timeout: float, reporter: Repo
 def supervisor_command(home: Home, wanted: WantedPorts, timeout: float) -> list[str]:
     """The command line of a supervisor that says what happens on its standard output."""
     command = [sys.executable, "-m", "pulsetrain_local.launch", "--home", str(home.root), "--timeout", str(timeout)]
-    for name in ("kafka", "clickhouse", "writer"):
-        port = getattr(wanted, name)
+    for name, port in asdict(wanted).items():
         if port is not None:
             command += [f"--{name}", str(port)]
     return command
@@ -215,11 +217,12 @@ def _main(arguments: list[str] | None = None, environment: Callable[[], Mapping[
     parser = argparse.ArgumentParser(prog="python -m pulsetrain_local.launch", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--timeout", type=float, required=True)
-    for name in ("kafka", "clickhouse", "writer"):
+    names = [field.name for field in fields(WantedPorts)]
+    for name in names:
         parser.add_argument(f"--{name}", type=int, metavar="PORT")
     given = parser.parse_args(arguments)
     reporter = LineReporter(sys.stdout)
-    wanted = WantedPorts(given.kafka, given.clickhouse, given.writer)
+    wanted = WantedPorts(**{name: getattr(given, name) for name in names})
     try:
         up = run_stack(Home(given.home), wanted, given.timeout, reporter, kafka_jars.Silent(), environment())
     except FAILURES as error:

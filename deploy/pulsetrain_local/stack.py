@@ -5,10 +5,11 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pulsetrain_local import clickhouse_server, grafana, kafka
+from pulsetrain_local import clickhouse_server, grafana, kafka, prometheus
+from pulsetrain_local.grafana import GrafanaInstallation
 from pulsetrain_local.home import Home, read_json, write_json
 from pulsetrain_local.java import Java
 from pulsetrain_local.kafka_jars import KafkaInstallation
@@ -17,7 +18,12 @@ from pulsetrain_local.service import Program
 from pulsetrain_local.supervisor import Given
 from pulsetrain_schemas import addresses
 
-_PORT_OPTIONS = {"kafka": "--kafka-port", "clickhouse": "--clickhouse-port", "writer": "--metrics-port"}
+_PORT_OPTIONS = {
+    "kafka": "--kafka-port",
+    "clickhouse": "--clickhouse-port",
+    "clickhouse_http": "--clickhouse-http-port",
+    "writer": "--metrics-port",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class WantedPorts:
 
     kafka: int | None = None
     clickhouse: int | None = None
+    clickhouse_http: int | None = None
     writer: int | None = None
 
 
@@ -36,10 +43,12 @@ class Ports:
     kafka: int
     controller: int
     clickhouse: int
+    clickhouse_http: int
     writer: int
     monitor: int
     aggregator: int
     grafana: int
+    prometheus: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +68,21 @@ class KafkaRuntime:
     installation: KafkaInstallation
 
 
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What this machine has beside what we bring: a part of the stack where it is found."""
+
+    grafana: GrafanaInstallation | None = None
+    prometheus: Path | None = None
+
+
+NOTHING_MORE = Installed()
+
+
 def choose_ports(home: Home, wanted: WantedPorts) -> Ports:
     """The ports asked for, else those of the last time where they are free, else free ones. Raises PortInUse."""
     last = read_json(home.ports)
-    names = ("kafka", "controller", "clickhouse", "writer", "monitor", "aggregator", "grafana")
+    names = [field.name for field in fields(Ports)]
     chosen: dict[str, int] = {}
     for name in names:
         asked = getattr(wanted, name, None)
@@ -78,87 +98,110 @@ def choose_ports(home: Home, wanted: WantedPorts) -> Ports:
 
 
 def plan(
-    home: Home,
-    ports: Ports,
-    runtime: KafkaRuntime | None,
-    env: Mapping[str, str],
-    installed: grafana.GrafanaInstallation | None = None,
+    home: Home, ports: Ports, runtime: KafkaRuntime | None, env: Mapping[str, str], installed: Installed = NOTHING_MORE
 ) -> Plan:
     """The stack of this home; `runtime` is None where PULSETRAIN_KAFKA names a Kafka that is used instead of ours.
 
-    Grafana is a part of it where it is `installed`, unless PULSETRAIN_GRAFANA names another one.
+    Grafana is a part of it where it is installed, unless PULSETRAIN_GRAFANA names another one; so is Prometheus.
     """
     given: list[Given] = []
-    services: list[Program] = []
+    programs: list[Program] = []
     reach = {"PULSETRAIN_HOME": str(home.root)}
     child_env = {**env, "PULSETRAIN_HOME": str(home.root), "PYTHONUNBUFFERED": "1"}
 
     if runtime is None:
-        kafka_address = env["PULSETRAIN_KAFKA"]
-        given.append(Given("kafka", kafka_address))
+        reach["PULSETRAIN_KAFKA"] = env["PULSETRAIN_KAFKA"]
+        given.append(Given("kafka", env["PULSETRAIN_KAFKA"]))
     else:
         broker_ports = kafka.BrokerPorts(ports.kafka, ports.controller)
-        kafka_address = broker_ports.address
-        java, installation = runtime.java, runtime.installation
-        services.append(
-            Program(
-                name="kafka",
-                command=lambda: kafka.prepare(home.kafka, broker_ports, java, installation),
-                environment=kafka.broker_environment(child_env),
-                log=home.log("kafka"),
-                ready=lambda: kafka.answers(ports.kafka),
-                address=kafka_address,
-            )
-        )
-    reach["PULSETRAIN_KAFKA"] = kafka_address
+        reach["PULSETRAIN_KAFKA"] = broker_ports.address
+        programs.append(_kafka(home, broker_ports, runtime, child_env))
 
-    clickhouse_url = env.get("PULSETRAIN_CLICKHOUSE")
-    if clickhouse_url:
-        given.append(Given("clickhouse", str(addresses.ClickHouseAddress.parse(clickhouse_url))))
-        reader_url = clickhouse_url
+    if url := env.get("PULSETRAIN_CLICKHOUSE"):
+        reader_url = reach["PULSETRAIN_CLICKHOUSE"] = url
+        given.append(Given("clickhouse", str(addresses.ClickHouseAddress.parse(url))))
     else:
-        password = home.clickhouse_password()
-        binary = clickhouse_server.find_binary(env)
-        command = _clickhouse_command(home, ports.clickhouse, binary, password)
-        clickhouse_url, reader_url = (
-            addresses.ClickHouseAddress(HOST, ports.clickhouse, user, secret, clickhouse_server.DATABASE).url()
-            for user, secret in ((clickhouse_server.USER, password), (clickhouse_server.READER, home.reader_password()))
-        )
-        services.append(
-            Program(
-                name="clickhouse",
-                command=command,
-                environment=child_env,
-                log=home.log("clickhouse"),
-                ready=lambda: clickhouse_server.answers(ports.clickhouse, password),
-                address=f"{HOST}:{ports.clickhouse}",
-            )
-        )
-    reach["PULSETRAIN_CLICKHOUSE"] = clickhouse_url
+        listens = clickhouse_server.ServerPorts(ports.clickhouse, ports.clickhouse_http)
+        programs.append(_clickhouse(home, listens, env, child_env))
+        reader_url = _clickhouse_url(listens, clickhouse_server.READER, home.reader_password())
+        reach["PULSETRAIN_CLICKHOUSE"] = _clickhouse_url(listens, clickhouse_server.USER, home.clickhouse_password())
+        reach["PULSETRAIN_CLICKHOUSE_HTTP"] = f"http://{HOST}:{listens.http}"
 
-    if installed is not None and "PULSETRAIN_GRAFANA" not in env:
-        services.append(_grafana(home, ports.grafana, installed, reader_url, child_env))
+    if installed.prometheus is not None:
+        targets = {"writer": ports.writer, "monitor": ports.monitor, "aggregator": ports.aggregator}
+        programs.append(_prometheus(home, ports.prometheus, installed.prometheus, targets, child_env))
+        reach["PULSETRAIN_PROMETHEUS"] = prometheus.url(ports.prometheus)
+    if installed.grafana is not None and "PULSETRAIN_GRAFANA" not in env:
+        sources = grafana.Sources(reader_url, reach.get("PULSETRAIN_PROMETHEUS"))
+        programs.append(_grafana(home, ports.grafana, installed.grafana, sources, child_env))
         reach["PULSETRAIN_GRAFANA"] = grafana.url(ports.grafana, home.grafana_password())
 
     child_env = {**child_env, **reach}
-    topics = _task(home, "topics", [], child_env, after="kafka")
-    migrations = _task(home, "migrate", [], child_env, after="clickhouse")
-    consumers = [
+    programs += [
+        _task(home, "topics", [], child_env, after="kafka"),
+        _task(home, "migrate", [], child_env, after="clickhouse"),
         _consumer(home, "writer", ports.writer, child_env),
         _consumer(home, "monitor", ports.monitor, child_env, lambda: _rules_options(home)),
         _consumer(home, "aggregator", ports.aggregator, child_env),
     ]
-    return Plan((*services, topics, migrations, *consumers), tuple(given), reach)
+    return Plan(tuple(programs), tuple(given), reach)
+
+
+def _kafka(home: Home, ports: kafka.BrokerPorts, runtime: KafkaRuntime, env: Mapping[str, str]) -> Program:
+    return Program(
+        name="kafka",
+        command=lambda: kafka.prepare(home.kafka, ports, runtime.java, runtime.installation),
+        environment=kafka.broker_environment(env),
+        log=home.log("kafka"),
+        ready=lambda: kafka.answers(ports.clients),
+        address=ports.address,
+    )
+
+
+def _clickhouse(
+    home: Home, ports: clickhouse_server.ServerPorts, env: Mapping[str, str], child_env: Mapping[str, str]
+) -> Program:
+    password, reader_password = home.clickhouse_password(), home.reader_password()
+    binary = clickhouse_server.find_binary(env)
+
+    def command() -> list[str]:
+        if binary is not None:
+            return clickhouse_server.binary_command(binary, home.clickhouse, ports, password, reader_password)
+        return clickhouse_server.embedded_command(home.clickhouse, ports, home.password, home.reader_password_file)
+
+    return Program(
+        name="clickhouse",
+        command=command,
+        environment=child_env,
+        log=home.log("clickhouse"),
+        ready=lambda: clickhouse_server.answers(ports.native, password),
+        address=f"{HOST}:{ports.native}",
+    )
+
+
+def _clickhouse_url(ports: clickhouse_server.ServerPorts, user: str, password: str) -> str:
+    return addresses.ClickHouseAddress(HOST, ports.native, user, password, clickhouse_server.DATABASE).url()
+
+
+def _prometheus(home: Home, port: int, binary: Path, targets: Mapping[str, int], env: Mapping[str, str]) -> Program:
+    return Program(
+        name="prometheus",
+        command=lambda: prometheus.command(binary, home.prometheus, port, targets),
+        environment=env,
+        log=home.log("prometheus"),
+        ready=lambda: prometheus.answers(port),
+        address=prometheus.url(port),
+    )
 
 
 def _grafana(
-    home: Home, port: int, installed: grafana.GrafanaInstallation, clickhouse_url: str, env: Mapping[str, str]
+    home: Home, port: int, installed: GrafanaInstallation, sources: grafana.Sources, env: Mapping[str, str]
 ) -> Program:
     password = home.grafana_password()
     return Program(
         name="grafana",
-        command=lambda: grafana.command(installed),
-        environment=grafana.environment(installed, home.grafana, port, password, clickhouse_url, env),
+        command=lambda: grafana.command(installed, home.grafana, sources),
+        environment=grafana.environment(installed, home.grafana, port, password, sources, env),
         log=home.log("grafana"),
         ready=lambda: grafana.answers(port),
         address=f"http://{HOST}:{port}",
@@ -195,13 +238,6 @@ def shipped_rules() -> Path:
     here = Path(__file__).parent
     installed = here / "rules"
     return installed if installed.is_dir() else here.parent / "rules"
-
-
-def _clickhouse_command(home: Home, port: int, binary: Path | None, password: str) -> Callable[[], list[str]]:
-    if binary is not None:
-        return lambda: clickhouse_server.binary_command(binary, home.clickhouse, port, password, home.reader_password())
-    home.reader_password()  # the file is there before the server asks for it
-    return lambda: clickhouse_server.embedded_command(home.clickhouse, port, home.password, home.reader_password_file)
 
 
 def _task(home: Home, name: str, arguments: list[str], env: Mapping[str, str], after: str) -> Program:

@@ -140,8 +140,8 @@ def _asked(client: Client, runs: int, now: int) -> list[tuple[str, str, float, f
         seconds = _RANGES[loaded(path)["time"]["from"]]
         over = Range(now - seconds, now, seconds / WIDTH)
         several = [f"run-{runs - 1 - i}" for i in range(10 if path.stem == "compare" else 1)]
-        for asked in queries(path):
-            sql = expanded(interpolated(asked.sql, {**chosen, "run": several}), over)
+        for asked in (it for it in queries(path) if it.is_sql):
+            sql = expanded(interpolated(asked.text, {**chosen, "run": several}), over)
             took = []
             for _ in range(6):
                 began = time.monotonic()

@@ -12,12 +12,17 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
+import requests
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from pulsetrain_local.grafana import OF_PROMETHEUS, PLUGIN
+from pulsetrain_schemas.addresses import ClickHouseAddress
 from tests.chromium import CHROMIUM, headless
 from tests.grafana_files import FILES, loaded, panels
 from tests.grafana_macros import Range
 from tests.grafana_stack import PROJECT, RUNS, filled_stack
+from tests.local_servers import SmtpServer, smtp_server
+from tests.prometheus import PROMETHEUS, with_prometheus
 from tests.stack_fixture import Stack
 from tests.waiting import wait_for
 
@@ -62,17 +67,30 @@ class Seen:
     browser: WebDriver
     address: str
     over: Range
+    stack: Stack
+    mail: SmtpServer
 
 
 @pytest.fixture(scope="module")
 def grafana(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     directory = tmp_path_factory.mktemp("grafana")
     with (
-        filled_stack(directory, PULSETRAIN_GRAFANA_HOME=GRAFANA_HOME) as (stack, over),
+        smtp_server() as mail,
+        filled_stack(directory, **_variables(mail), **with_prometheus()) as (stack, over),
         headless(directory / "profile", 1600, 5000) as browser,
     ):
         browser.set_script_timeout(30)
-        yield Seen(browser, _logged_in(browser, stack), over)
+        yield Seen(browser, _logged_in(browser, stack), over, stack, mail)
+
+
+def _variables(mail: SmtpServer) -> dict[str, str]:
+    return {
+        "PULSETRAIN_GRAFANA_HOME": GRAFANA_HOME,
+        "PULSETRAIN_ALERT_EMAIL": "oncall@example.com",
+        "GF_SMTP_ENABLED": "true",
+        "GF_SMTP_HOST": f"127.0.0.1:{mail.port}",
+        "GF_SMTP_STARTTLS_POLICY": "NoStartTLS",
+    }
 
 
 def _logged_in(browser: WebDriver, stack: Stack) -> str:
@@ -85,6 +103,8 @@ def _logged_in(browser: WebDriver, stack: Stack) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_panel_of_a_dashboard_shows_something(grafana: Seen, path: Path) -> None:
+    if path.name in OF_PROMETHEUS and PROMETHEUS is None:
+        pytest.skip("no prometheus is installed")
     dashboard, browser, over = loaded(path), grafana.browser, grafana.over
     own = {one["name"] for one in dashboard.get("templating", {}).get("list", ())}
     chosen = [("project", PROJECT), *(("run", run) for run in (RUNS if path.stem == "compare" else RUNS[:1]))]
@@ -125,6 +145,49 @@ def test_the_alert_rules_are_evaluated_and_the_dead_letter_fires(grafana: Seen) 
     assert {name: rule.get("lastError") for name, rule in rules.items() if rule["health"] != "ok"} == {}
     assert [name for name, rule in rules.items() if rule["state"] == "firing"] == ["Messages could not be read"]
     assert len(rules) >= 5
+    letters = wait_for(lambda: list(grafana.mail.messages), 120, "a letter about it", 1.0)
+    assert letters[0]["To"] == "oncall@example.com"
+    assert "Messages could not be read" in letters[0]["Subject"]
+
+
+@pytest.mark.parametrize("protocol", ["native", "http"])
+def test_the_plugin_reaches_clickhouse_by_either_protocol(grafana: Seen, protocol: str) -> None:
+    url = urlsplit(grafana.stack.addresses["PULSETRAIN_GRAFANA"])
+    clickhouse = ClickHouseAddress.parse(grafana.stack.addresses["PULSETRAIN_CLICKHOUSE"])
+    over_http = urlsplit(grafana.stack.addresses["PULSETRAIN_CLICKHOUSE_HTTP"])
+    source = {
+        "uid": f"by-{protocol}",
+        "name": f"by {protocol}",
+        "type": PLUGIN,
+        "access": "proxy",
+        "jsonData": {
+            "host": clickhouse.host,
+            "port": over_http.port if protocol == "http" else clickhouse.port,
+            "protocol": protocol,
+            "username": clickhouse.user,
+            "defaultDatabase": clickhouse.database,
+        },
+        "secureJsonData": {"password": clickhouse.password},
+    }
+    with requests.Session() as session:
+        session.auth = (str(url.username), str(url.password))
+        made = session.post(f"{grafana.address}/api/datasources", json=source, timeout=30)
+        assert made.status_code == 200, made.text
+        health = session.get(f"{grafana.address}/api/datasources/uid/by-{protocol}/health", timeout=30).json()
+        assert health["status"] == "OK", health
+        sql = "SELECT ts AS time, metric, value FROM metrics ORDER BY ts LIMIT 500"
+        query = {"refId": "A", "datasource": {"uid": f"by-{protocol}"}, "rawSql": sql, "format": 1, "editorType": "sql"}
+        asked = {"queries": [query], "from": "0", "to": "now"}
+        answer = session.post(f"{grafana.address}/api/ds/query", json=asked, timeout=30).json()
+        (frame,) = answer["results"]["A"]["frames"]
+        times, metrics, values = frame["data"]["values"]
+        assert len(times) == len(values) == 500
+        assert [[metric, value] for metric, value in zip(metrics, values, strict=True) if value is not None][:3] == [
+            list(row) for row in grafana.stack.sql("SELECT metric, value FROM metrics ORDER BY ts LIMIT 3")
+        ]
+        unknown = {**query, "rawSql": "SELECT * FROM nothing"}
+        answer = session.post(f"{grafana.address}/api/ds/query", json={**asked, "queries": [unknown]}, timeout=30)
+        assert "UNKNOWN_TABLE" in answer.text
 
 
 def test_a_click_on_a_run_opens_it(grafana: Seen) -> None:

@@ -33,9 +33,11 @@ def address(tmp_path: Path) -> Iterator[str]:
     assert found is not None
     (port,) = free_ports(1)
     env = {**os.environ, "GF_PATHS_PROVISIONING": str(tmp_path / "nothing")}
-    env = grafana.environment(found, tmp_path / "data", port, PASSWORD, "clickhouse://a:b@c:1/d", env)
+    sources = grafana.Sources("clickhouse://a:b@c:1/d")
+    env = grafana.environment(found, tmp_path / "data", port, PASSWORD, sources, env)
+    command = grafana.command(found, tmp_path / "data", sources)
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(tethered(grafana.command(found), os.getpid()), env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(tethered(command, os.getpid()), env=env, stdout=log, stderr=log)
     try:
         wait_for(lambda: grafana.answers(port), 60, "Grafana")
         yield grafana.url(port, PASSWORD)

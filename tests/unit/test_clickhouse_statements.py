@@ -6,7 +6,9 @@ from pulsetrain_local.clickhouse.statements import (
     MultipleStatements,
     first_word,
     for_the_engine,
+    format_of,
     insert_of_blocks,
+    insert_of_text,
 )
 
 
@@ -99,6 +101,47 @@ def test_the_old_client_sends_blocks_though_the_rows_stand_in_the_text() -> None
     insert = insert_of_blocks("INSERT INTO t VALUES (1); SELECT 2", blocks_always_follow=True)
     assert insert is not None
     assert insert.head == "INSERT INTO t"
+
+
+@pytest.mark.parametrize(
+    ("text", "head", "name", "data"),
+    [
+        ("INSERT INTO t FORMAT CSV", "INSERT INTO t", "CSV", ""),
+        ("INSERT INTO t FORMAT CSV\n1,2\n", "INSERT INTO t", "CSV", "1,2\n"),
+        ('INSERT INTO t FORMAT JSONEachRow {"a":1}', "INSERT INTO t", "JSONEachRow", '{"a":1}'),
+        ("INSERT INTO t FORMAT TSV\n\n", "INSERT INTO t", "TSV", "\n"),
+        ("INSERT INTO t FORMAT RowBinary\n  ", "INSERT INTO t", "RowBinary", "  "),
+        ("INSERT INTO t (a, b) VALUES (1, 2)", "INSERT INTO t (a, b)", "Values", " (1, 2)"),
+        ("INSERT INTO t SETTINGS x = 1 VALUES", "INSERT INTO t SETTINGS x = 1", "Values", ""),
+        ("INSERT INTO t FORMAT CSV SETTINGS x = 1", "INSERT INTO t SETTINGS x = 1", "CSV", ""),
+    ],
+)
+def test_over_http_rows_begin_behind_the_head_of_an_insert(text: str, head: str, name: str, data: str) -> None:
+    insert = insert_of_text(text)
+    assert insert is not None
+    assert (insert.head, insert.format, text[insert.data :]) == (head, name, data)
+
+
+@pytest.mark.parametrize(
+    "text", ["INSERT INTO t SELECT 1 FORMAT CSV", "SELECT 1", "INSERT INTO t", "INSERT INTO t FORMAT"]
+)
+def test_over_http_no_rows_follow_other_statements(text: str) -> None:
+    assert insert_of_text(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("SELECT 1 FORMAT JSON", "JSON"),
+        ("SELECT 1 format csv SETTINGS max_threads = 1;", "csv"),
+        ("SELECT 'FORMAT JSON'", None),
+        ("SELECT (SELECT 1 FORMAT JSON)", None),
+        ("SELECT format FROM t", None),
+        ("SELECT 1 -- FORMAT JSON", None),
+    ],
+)
+def test_the_format_of_a_result_is_the_one_at_the_end_of_its_query(text: str, name: str | None) -> None:
+    assert format_of(text) == name
 
 
 def test_hostile_text_is_read_in_linear_time() -> None:

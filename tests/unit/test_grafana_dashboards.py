@@ -10,9 +10,13 @@ import yaml
 from pulsetrain_grafana.files import FOLDER as GRAFANA
 from pulsetrain_grafana.files import all_files
 from tests.grafana_files import FILES, FOLDER, RULES, loaded, panels, queries, rule_queries
-from tests.grafana_macros import Range, expanded, interpolated
+from tests.grafana_macros import Range, expanded, expanded_promql, interpolated
 
-DATASOURCES = {"pulsetrain-clickhouse"}
+DATASOURCES = {
+    source["uid"]: source["type"]
+    for file in (GRAFANA / "provisioning" / "datasources").glob("*.yaml")
+    for source in yaml.safe_load(file.read_text(encoding="utf-8"))["datasources"]
+}
 by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -59,11 +63,12 @@ def test_panels_do_not_overlap_and_fill_the_width(path: Path) -> None:
 
 @by_file
 def test_all_that_is_asked_is_asked_of_a_datasource_that_there_is(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert set(re.findall(r'"type": "grafana-clickhouse-datasource",\s*"uid": "([^"]*)"', text)) <= DATASOURCES
-    dashboard = loaded(path)
-    for panel in panels(dashboard):
+    assert set(DATASOURCES) == {"pulsetrain-clickhouse", "pulsetrain-prometheus"}
+    named = re.findall(r'"type": "([^"]*)",\s*"uid": "([^"]*)"', path.read_text(encoding="utf-8"))
+    assert {uid: kind for kind, uid in named if kind in DATASOURCES.values()}.items() <= DATASOURCES.items()
+    for panel in panels(loaded(path)):
         for target in panel.get("targets", ()):
+            assert target["datasource"]["uid"] == panel["datasource"]["uid"]
             assert target["datasource"]["uid"] in DATASOURCES
 
 
@@ -99,10 +104,10 @@ HOSTILE = [
 def test_a_hostile_name_stays_within_its_quotes(path: Path, name: str) -> None:
     own = [one["name"] for one in loaded(path).get("templating", {}).get("list", ())]
     tame = {key: ["x"] for key in own}
-    for asked in queries(path):
-        plain = interpolated(asked.sql, tame)
+    for asked in (it for it in queries(path) if it.is_sql):
+        plain = interpolated(asked.text, tame)
         for variable in own:
-            hostile = interpolated(asked.sql, {**tame, variable: [name, name]})
+            hostile = interpolated(asked.text, {**tame, variable: [name, name]})
             # The same text but for what stands between the same quotes.
             quoted = r"'var-[^'\\]*'"
             assert re.sub(quoted, "?", hostile) == re.sub(quoted, "?", plain), asked
@@ -112,7 +117,10 @@ def test_a_hostile_name_stays_within_its_quotes(path: Path, name: str) -> None:
 def test_macros_are_those_of_the_plugin(path: Path) -> None:
     own = {one["name"]: ["x"] for one in loaded(path).get("templating", {}).get("list", ())}
     for asked in queries(path):
-        assert expanded(interpolated(asked.sql, own), Range(0, 3600))
+        if asked.is_sql:
+            assert expanded(interpolated(asked.text, own), Range(0, 3600))
+        else:
+            assert "$" not in expanded_promql(asked.text, Range(0, 3600))
 
 
 def test_rules_ask_a_datasource_that_there_is_and_say_what_to_do() -> None:
@@ -125,7 +133,14 @@ def test_rules_ask_a_datasource_that_there_is_and_say_what_to_do() -> None:
         assert len(rule["annotations"]["summary"]) > 40
         assert rule["labels"]["severity"] in ("critical", "warning")
     for asked in rule_queries():
-        assert expanded(interpolated(asked.sql, {}), Range(0, 3600))
+        assert expanded(interpolated(asked.text, {}), Range(0, 3600))
+
+
+def test_rules_tell_a_contact_point_that_is_provisioned() -> None:
+    (point,) = yaml.safe_load(RULES.with_name("contact-points.yaml").read_text(encoding="utf-8"))["contactPoints"]
+    (group,) = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    assert {rule["notification_settings"]["receiver"] for rule in group["rules"]} == {point["name"]}
+    assert point["receivers"]
 
 
 def test_the_folder_has_nothing_else() -> None:

@@ -91,15 +91,29 @@ def test_what_is_pushed_is_the_same_there_and_pushed_again_changes_nothing(doubl
     assert run("diff")[0] == 1
     code, said = run("push", "--clickhouse", CLICKHOUSE)
     assert code == 0, said
-    assert len(double.dashboards) == len(OURS) == said.count("saved Pulsetrain / ")
+    saved = {title for title in (str(one["title"]) for one in OURS.values()) if f"saved {title}\n" in said}
+    assert {one["title"] for one in OURS.values()} - saved == {"Pulsetrain / Services"}
+    assert "left out Pulsetrain / Services: Grafana has no Prometheus to ask" in said
+    assert len(double.dashboards) == len(saved)
     assert double.folders == {"pulsetrain": "Pulsetrain"}
     (source,) = double.datasources.values()
     assert (source["uid"], source["jsonData"]["username"]) == ("pulsetrain-clickhouse", "reader")
     assert source["secureJsonData"] == {"password": "s3cret"}
     assert "s3cret" not in said
-    assert run("diff") == (0, "".join(f"same     {one['title']}\n" for one in OURS.values()))
+    assert run("diff") == (0, "".join(f"same     {title}\n" for title in sorted(saved)))
     assert run("push")[0] == 0, "the data source is there"
     assert len(double.datasources) == 1
+
+
+def test_with_prometheus_the_dashboard_of_the_services_is_there_too(double: Double) -> None:
+    assert run("push", "--clickhouse", CLICKHOUSE, "--prometheus", "http://prometheus:9090")[0] == 0
+    assert {one["uid"]: one.get("url") for one in double.datasources.values()} == {
+        "pulsetrain-clickhouse": None,
+        "pulsetrain-prometheus": "http://prometheus:9090",
+    }
+    assert len(double.dashboards) == len(OURS)
+    assert run("diff")[0] == 0
+    assert "it is http://HOST:9090" in run("push", "--prometheus", "prometheus:9090")[1]
 
 
 def test_a_datasource_that_is_there_is_changed_where_it_is_said_where(double: Double) -> None:

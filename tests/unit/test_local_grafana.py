@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from pulsetrain_local import grafana
-from pulsetrain_local.grafana import GrafanaInstallation, NoGrafana, find_grafana
+from pulsetrain_local.grafana import OF_PROMETHEUS, GrafanaInstallation, NoGrafana, Sources, find_grafana
 from pulsetrain_local.home import Home
-from pulsetrain_local.stack import WantedPorts, choose_ports, plan
+from pulsetrain_local.stack import Installed, WantedPorts, choose_ports, plan
 
-CLICKHOUSE = "clickhouse://pulsetrain:p%40ss@127.0.0.1:9001/pulsetrain"
+SOURCES = Sources("clickhouse://pulsetrain:p%40ss@127.0.0.1:9001/pulsetrain")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_binary_without_what_it_serves_is_none(installed: Path, monkeypatch: p
 def test_it_listens_on_loopback_and_the_users_settings_win(installed: Path, tmp_path: Path) -> None:
     found = GrafanaInstallation(installed / "bin" / "grafana", installed)
     env = {"GF_USERS_DEFAULT_THEME": "dark", "GF_PATHS_PLUGINS": "/plugins"}
-    made = grafana.environment(found, tmp_path, 3000, "secret", CLICKHOUSE, env)
+    made = grafana.environment(found, tmp_path, 3000, "secret", SOURCES, env)
     assert made["GF_SERVER_HTTP_ADDR"] == "127.0.0.1"
     assert made["GF_USERS_DEFAULT_THEME"] == "dark"
     assert made["GF_PATHS_PLUGINS"] == "/plugins"
@@ -56,13 +56,22 @@ def test_it_listens_on_loopback_and_the_users_settings_win(installed: Path, tmp_
     assert "GF_AUTH_ANONYMOUS_ENABLED" not in made
 
 
-def test_what_provisioning_asks_for_is_in_its_environment(installed: Path, tmp_path: Path) -> None:
-    made = grafana.environment(GrafanaInstallation(installed, installed), tmp_path, 3000, "secret", CLICKHOUSE, {})
-    files = sorted((grafana.shipped() / "provisioning").rglob("*.yaml"))
+@pytest.mark.parametrize("prometheus", [None, "http://127.0.0.1:9090"])
+def test_what_provisioning_asks_for_is_in_its_environment(
+    installed: Path, tmp_path: Path, prometheus: str | None
+) -> None:
+    found, data = GrafanaInstallation(installed, installed), tmp_path / "data"
+    sources = Sources(SOURCES.clickhouse, prometheus)
+    grafana.command(found, data, sources)
+    made = grafana.environment(found, data, 3000, "secret", sources, {})
+    files = sorted(Path(made["GF_PATHS_PROVISIONING"]).rglob("*.yaml"))
     assert len(files) >= 3
     asked = {name for file in files for name in re.findall(r"\$(PULSETRAIN_\w+)", file.read_text())}
     assert {"PULSETRAIN_CLICKHOUSE_HOST", "PULSETRAIN_DASHBOARDS"} < asked <= made.keys()
-    assert list(Path(made["PULSETRAIN_DASHBOARDS"]).glob("*.json"))
+    assert ("PULSETRAIN_PROMETHEUS" in asked) == (prometheus is not None)
+    laid_out = {file.name for file in data.rglob("*") if file.is_file()}
+    shipped = {file.name for file in grafana.shipped().rglob("*") if file.is_file()}
+    assert shipped - laid_out == (set() if prometheus else set(OF_PROMETHEUS))
 
 
 def test_it_is_planned_where_it_is_installed_and_none_is_given(installed: Path, tmp_path: Path) -> None:
@@ -73,10 +82,10 @@ def test_it_is_planned_where_it_is_installed_and_none_is_given(installed: Path, 
     ports = choose_ports(home, WantedPorts())
 
     def names(env: dict[str, str], found: GrafanaInstallation | None) -> set[str]:
-        return {program.name for program in plan(home, ports, None, env, found).programs}
+        return {program.name for program in plan(home, ports, None, env, Installed(found)).programs}
 
     assert names(env, None) == names({**env, "PULSETRAIN_GRAFANA": "http://a:b@c:3000"}, found)
     assert names(env, found) - names(env, None) == {"grafana"}
-    reach = plan(home, ports, None, env, found).environment
+    reach = plan(home, ports, None, env, Installed(found)).environment
     assert reach["PULSETRAIN_GRAFANA"] == f"http://admin:{home.grafana_password()}@127.0.0.1:{ports.grafana}"
     assert stat.S_IMODE((home.root / "grafana.password").stat().st_mode) == 0o600

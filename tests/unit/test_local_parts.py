@@ -166,10 +166,13 @@ def test_the_broker_listens_on_loopback_alone_and_takes_eight_mebibytes(tmp_path
 
 
 def test_a_clickhouse_configuration_is_xml_on_loopback_without_the_password(tmp_path: Path) -> None:
-    text = clickhouse_server.configuration(tmp_path / "a & b", 9001, "secret", "another")
+    text = clickhouse_server.configuration(
+        tmp_path / "a & b", clickhouse_server.ServerPorts(9001, 8124), "secret", "another"
+    )
     tree = ET.fromstring(text)
     assert tree.findtext("listen_host") == "127.0.0.1"
     assert tree.findtext("tcp_port") == "9001"
+    assert tree.findtext("http_port") == "8124"
     assert tree.findtext("path") == f"{tmp_path}/a & b/"
     assert "secret" not in text
     assert "another" not in text

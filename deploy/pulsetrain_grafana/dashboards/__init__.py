@@ -1,7 +1,7 @@
 """The dashboards, one module each with a `BOARD`."""
 
 from pulsetrain_grafana.boards import Board
-from pulsetrain_grafana.dashboards import alerts, compare, fleet, machine, pipeline, run, runs
+from pulsetrain_grafana.dashboards import alerts, compare, fleet, machine, pipeline, run, runs, services
 
 BOARDS: tuple[Board, ...] = (
     runs.BOARD,
@@ -11,4 +11,5 @@ BOARDS: tuple[Board, ...] = (
     machine.BOARD,
     alerts.BOARD,
     pipeline.BOARD,
+    services.BOARD,
 )

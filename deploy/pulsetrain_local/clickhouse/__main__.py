@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from pulsetrain_local.clickhouse.engine import EngineError
-from pulsetrain_local.clickhouse.handshake import Login
+from pulsetrain_local.clickhouse.host import Login
 from pulsetrain_local.clickhouse.server import HELD_IN_MEMORY, MOST_CONNECTIONS, Options, Server
 
 
@@ -24,6 +24,7 @@ def main() -> int:
             Options(
                 path=arguments.path.absolute(),
                 port=arguments.port,
+                http_port=arguments.http_port,
                 user=arguments.user,
                 password=password,
                 readers=_readers(arguments.reader, arguments.reader_password_file),
@@ -39,7 +40,12 @@ def main() -> int:
         signal.signal(number, lambda *_: server.stop())
     if arguments.port_file is not None:
         _write_atomically(arguments.port_file, f"{server.port}\n")
-    sys.stdout.write(f"ClickHouse {server.engine_version} (chDB) listens on 127.0.0.1:{server.port}, native protocol\n")
+    if arguments.http_port_file is not None:
+        _write_atomically(arguments.http_port_file, f"{server.http_port}\n")
+    sys.stdout.write(
+        f"ClickHouse {server.engine_version} (chDB) listens on 127.0.0.1: port {server.port} speaks the native "
+        f"protocol, and port {server.http_port} HTTP\n"
+    )
     sys.stdout.flush()
     server.serve()
     return 0
@@ -50,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--path", type=Path, required=True, help="directory of the data; belongs to one process")
     parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--port-file", type=Path, help="file that gets the port, once the server listens")
+    parser.add_argument("--http-port", type=int, default=0, help="the same for HTTP; the default takes a free one")
+    parser.add_argument("--http-port-file", type=Path, help="file that gets the port for HTTP")
     parser.add_argument("--user", required=True)
     parser.add_argument("--password-file", type=Path, required=True, help="file whose first line is the password")
     parser.add_argument("--reader", help="a second user, who only reads")

@@ -10,6 +10,7 @@ this server acts as the person who started it.
 """
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,10 +77,10 @@ class Engine:
         except Exception as error:
             raise EngineError.of(error) from error
 
-    def connect(self) -> "EngineConnection":
+    def connect(self, tag: str = "") -> "EngineConnection":
         """A new session."""
         try:
-            return EngineConnection(chdb.connect(str(self._path)))
+            return EngineConnection(chdb.connect(str(self._path)), tag)
         except Exception as error:
             raise EngineError.of(error) from error
 
@@ -89,13 +90,14 @@ class Engine:
 
 
 class EngineConnection:
-    """One session."""
+    """One session. `tag` is what marks its queries in system.processes."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, tag: str = "") -> None:
         self._connection = connection
+        self.tag = tag
         self.progress = Progress()
         connection.set_progress_callback(self._note_progress)
-        self.query(settings_statement(SESSION_DEFAULTS))
+        self.query(settings_statement({**SESSION_DEFAULTS, "log_comment": tag}))
 
     def _note_progress(self, told: Mapping[str, int]) -> None:
         names = ("read_rows", "read_bytes", "total_rows_to_read", "written_rows", "written_bytes")
@@ -107,6 +109,11 @@ class EngineConnection:
             return bytes(self._connection.query(sql, output_format).bytes())
         except Exception as error:
             raise EngineError.of(error) from error
+
+    def describe(self, sql: str) -> tuple[Column, ...]:
+        """The columns of a query, without running it."""
+        answer = self.query(f"DESCRIBE ({sql}\n)", "JSONCompactEachRow")
+        return tuple(Column(*json.loads(line)[:2]) for line in answer.splitlines())
 
     def reads_only(self, sql: str) -> bool:
         """Whether the statement is one that gives rows and changes nothing, in the engine's own judgement."""
@@ -146,14 +153,14 @@ class EngineConnection:
                 return
             yield bytes(chunk.bytes())
 
-    def insert(self, head: str, columns: Sequence[Column], path: str) -> None:
-        """Stores the blocks of a file in format Native, laid out as `columns`, by an INSERT.
+    def insert(self, head: str, columns: Sequence[Column], path: str, file_format: str = "Native") -> None:
+        """Stores the rows of a file, laid out as `columns`, by an INSERT.
 
         `head` is the statement up to where data or FORMAT would stand. chDB has a call that takes the blocks
         themselves (`send_insert`), but that one reports success where a constraint or too many parts kept the rows out.
         """
         structure = ", ".join(f"{identifier(column.name)} {column.type}" for column in columns)
-        self.query(f"{head} SELECT * FROM file({quoted(path)}, 'Native', {quoted(structure)})")  # noqa: S608 - quoted
+        self.query(f"{head} SELECT * FROM file({quoted(path)}, {quoted(file_format)}, {quoted(structure)})")  # noqa: S608 - quoted
 
     def close(self) -> None:
         """Ends the session."""

@@ -13,9 +13,11 @@ from pathlib import Path
 import psutil
 
 from pulsetrain_local.clickhouse import mending, protocol
-from pulsetrain_local.clickhouse.handshake import Login
+from pulsetrain_local.clickhouse.host import Host, Login
+from pulsetrain_local.clickhouse.http_server import HttpHandler, HttpSide
+from pulsetrain_local.clickhouse.http_sessions import HttpSessions
 from pulsetrain_local.clickhouse.room import Room
-from pulsetrain_local.clickhouse.session import Host, Session
+from pulsetrain_local.clickhouse.session import Session
 from pulsetrain_local.clickhouse.settings import SettingTypes
 from pulsetrain_local.clickhouse.watcher import Watcher
 
@@ -32,10 +34,11 @@ LEAST_ENGINE_MEMORY = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a server is to run. `port` 0 takes a free one."""
+    """How a server is to run. Port 0 takes a free one."""
 
     path: Path
     port: int
+    http_port: int
     user: str
     password: str
     readers: tuple[Login, ...] = ()
@@ -66,7 +69,9 @@ class Server:
         self._room = Room(options.path)
         self._room.wait()
         self._listener = socket.create_server((LOOPBACK, options.port), backlog=128)
+        self._http_listener = socket.create_server((LOOPBACK, options.http_port), backlog=128)
         self.port: int = self._listener.getsockname()[1]
+        self.http_port: int = self._http_listener.getsockname()[1]
         self._engine = mending.open_whole(
             options.path / "engine", engine_options(options.engine_memory, psutil.virtual_memory().total)
         )
@@ -84,10 +89,12 @@ class Server:
             logins=(Login(options.user, options.password), *options.readers),
             version=_version(version),
             timezone=timezone,
+            http_port=self.http_port,
             spill_directory=options.path / "held",
             held_in_memory=options.held_in_memory,
         )
         with_engine.close()
+        self._http = HttpSide(self._host, HttpSessions())
         self._threads: dict[threading.Thread, socket.socket] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -96,53 +103,53 @@ class Server:
         """Accepts connections until `stop()`, then lets what is under way end, within a grace; closes the engine."""
         self._watcher.start()
         self._room.watch(self._engine.connect())
-        numbers = itertools.count(1)
-        while not self._stopping.is_set():
-            try:
-                connection, address = self._listener.accept()
-            except OSError:
-                if not self._stopping.is_set():
-                    raise
-                break
-            self._admit(connection, f"{address[0]}:{address[1]}", next(numbers))
+        threading.Thread(target=self._accept, args=(self._http_listener, _Http(self._http)), daemon=True).start()
+        self._accept(self._listener, _Native(self._host))
         self._close()
 
     def stop(self) -> None:
         """Makes `serve()` return."""
         self._stopping.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
+        for listener in (self._listener, self._http_listener):
+            listener.shutdown(socket.SHUT_RDWR)
 
-    def _admit(self, connection: socket.socket, peer: str, number: int) -> None:
+    def _accept(self, listener: socket.socket, protocol: "_Native | _Http") -> None:
+        for number in itertools.count(1):
+            try:
+                connection, (address, port) = listener.accept()
+            except OSError:
+                if not self._stopping.is_set():
+                    raise
+                return
+            self._admit(connection, protocol, f"{address}:{port}", number)
+
+    def _admit(self, connection: socket.socket, protocol: "_Native | _Http", peer: str, number: int) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             if len(self._threads) < self._options.most_connections:
                 thread = threading.Thread(
-                    target=self._serve_one, args=(connection, peer, number), name=f"connection {number}", daemon=True
+                    target=self._serve_one,
+                    args=(connection, protocol, peer, number),
+                    name=f"connection {number}",
+                    daemon=True,
                 )
                 self._threads[thread] = connection
                 thread.start()
                 return
         log.warning("%s: refused, for there are %d connections already", peer, self._options.most_connections)
-        self._refuse(connection)
-
-    def _refuse(self, connection: socket.socket) -> None:
-        message = (
-            f"Too many connections: {self._options.most_connections} are the most. (TOO_MANY_SIMULTANEOUS_QUERIES)"
-        )
+        message = f"Too many connections: {self._options.most_connections} are the most."
         with connection:
             try:
                 connection.settimeout(REFUSAL_SECONDS)
                 connection.recv(1 << 16)  # its Hello: closing with it unread would take the answer back
-                connection.sendall(
-                    protocol.exception(TOO_MANY_CONNECTIONS, f"{message}. (TOO_MANY_SIMULTANEOUS_QUERIES)")
-                )
+                connection.sendall(protocol.refusal(f"{message} (TOO_MANY_SIMULTANEOUS_QUERIES)"))
             except OSError as error:
                 log.debug("a refused client could not be told: %s", error)
 
-    def _serve_one(self, connection: socket.socket, peer: str, number: int) -> None:
+    def _serve_one(self, connection: socket.socket, protocol: "_Native | _Http", peer: str, number: int) -> None:
         try:
             with connection:
-                Session(connection, peer, self._host, f"connection {number}").run()
+                protocol.serve(connection, peer, number)
         except Exception:
             log.exception("%s: closing the connection after an error of this server's own", peer)
         finally:
@@ -151,6 +158,7 @@ class Server:
 
     def _close(self) -> None:
         self._listener.close()
+        self._http_listener.close()
         self._watcher.leave()
         with self._lock:
             threads = dict(self._threads)
@@ -163,7 +171,45 @@ class Server:
                 return
         self._watcher.stop()
         self._room.stop()
+        self._http.sessions.close()
         self._engine.close()
+
+
+class _Native:
+    """The native protocol."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def serve(self, connection: socket.socket, peer: str, number: int) -> None:
+        """Serves a client until it leaves."""
+        Session(connection, peer, self._host, f"connection {number}").run()
+
+    def refusal(self, message: str) -> bytes:
+        """What a client gets that cannot be served."""
+        return protocol.exception(TOO_MANY_CONNECTIONS, message)
+
+
+class _Http:
+    """The protocol of the web."""
+
+    def __init__(self, side: HttpSide) -> None:
+        self._side = side
+
+    def serve(self, connection: socket.socket, peer: str, number: int) -> None:
+        """Serves a client until it leaves."""
+        del number
+        address, _, port = peer.rpartition(":")
+        try:
+            HttpHandler(connection, (address, int(port)), self._side)  # type: ignore[arg-type]
+        except OSError as error:
+            log.info("%s: the connection broke: %s", peer, error)
+
+    def refusal(self, message: str) -> bytes:
+        """What a client gets that cannot be served."""
+        text = f"Code: {TOO_MANY_CONNECTIONS}. DB::Exception: {message}\n".encode()
+        head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+        return head.encode() + text
 
 
 def _shut(connections: Iterable[socket.socket], how: int) -> None:

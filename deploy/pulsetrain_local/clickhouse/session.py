@@ -3,25 +3,24 @@
 A session has its own session of the engine, so `USE`, `SET` and temporary tables are its own. It lives on one thread.
 """
 
+import functools
 import json
 import logging
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 
 from pulsetrain_local.clickhouse import legacy, protocol
 from pulsetrain_local.clickhouse.blocks import Column, Extent, find_block, header_block, skip_block_info
 from pulsetrain_local.clickhouse.columns import UnknownLayout
 from pulsetrain_local.clickhouse.compression import DecompressedSource
-from pulsetrain_local.clickhouse.engine import Engine, EngineConnection, EngineError, NotStreamable, identifier, quoted
-from pulsetrain_local.clickhouse.handshake import Login, greet
+from pulsetrain_local.clickhouse.engine import EngineConnection, EngineError, NotStreamable, identifier
+from pulsetrain_local.clickhouse.handshake import greet
 from pulsetrain_local.clickhouse.holding import HeldBlocks
+from pulsetrain_local.clickhouse.host import DISPLAY_NAME, WRITES, Host, allow_only_reading
 from pulsetrain_local.clickhouse.protocol import ClientHello, FromClient, Query
 from pulsetrain_local.clickhouse.replies import Replies
-from pulsetrain_local.clickhouse.room import Room
-from pulsetrain_local.clickhouse.settings import SettingsOverlay, SettingTypes
+from pulsetrain_local.clickhouse.settings import SettingsOverlay
 from pulsetrain_local.clickhouse.statements import (
     InsertOfBlocks,
     MultipleStatements,
@@ -29,7 +28,7 @@ from pulsetrain_local.clickhouse.statements import (
     for_the_engine,
     insert_of_blocks,
 )
-from pulsetrain_local.clickhouse.watcher import Watched, Watcher
+from pulsetrain_local.clickhouse.watcher import Watched
 from pulsetrain_local.clickhouse.wire import ConnectionEnded, MemorySource, ProtocolError, SocketSource, Source
 
 log = logging.getLogger(__name__)
@@ -40,27 +39,8 @@ IDLE_SECONDS = 3600
 LARGEST_BLOCK = 1 << 30
 LARGEST_HELLO = 1 << 20
 SYNTAX_ERROR = 62
-READONLY = 164
 UNKNOWN_TYPE = 50
 UNEXPECTED_PACKET = 101
-DISPLAY_NAME = "pulsetrain"
-# Statements that need room on the disk; what takes things away gives room.
-WRITES = frozenset({"INSERT", "CREATE", "ALTER", "OPTIMIZE", "RENAME", "EXCHANGE", "UPDATE", "DELETE", "ATTACH"})
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What all sessions of a server share."""
-
-    engine: Engine
-    watcher: Watcher
-    room: Room
-    setting_types: SettingTypes
-    logins: Sequence[Login]
-    version: tuple[int, int, int]
-    timezone: str
-    spill_directory: Path
-    held_in_memory: int
 
 
 class Session:
@@ -84,7 +64,7 @@ class Session:
         try:
             self._connection.settimeout(HELLO_SECONDS)
             port = self._connection.getsockname()[1]
-            greeted = greet(self._source, self._replies, self._host.logins, self._peer, port)
+            greeted = greet(self._source, self._replies, self._host, self._peer, port)
             if greeted is not None:
                 hello, login = greeted
                 self._reads_only = login.reads_only
@@ -108,7 +88,7 @@ class Session:
         )
         self._revision = self._replies.revision = min(hello.revision, protocol.SERVER_REVISION)
         try:
-            engine = self._connected(hello.database)
+            engine = self._host.connected(self._tag, hello.database)
         except EngineError as error:
             self._replies.send(protocol.exception(error.code, error.message))
             self._replies.flush()
@@ -122,18 +102,6 @@ class Session:
                 pass
         finally:
             engine.close()
-
-    def _connected(self, database: str) -> EngineConnection:
-        """A session of the engine in that database. Raises EngineError where there is none."""
-        engine = self._host.engine.connect()
-        try:
-            engine.query(f"SET log_comment = {quoted(self._tag)}")
-            if database:
-                engine.query(f"USE {identifier(database)}")
-        except EngineError:
-            engine.close()
-            raise
-        return engine
 
     def _next_packet(self, engine: EngineConnection, overlay: SettingsOverlay, database: str) -> bool:
         self._connection.settimeout(IDLE_SECONDS)
@@ -153,7 +121,7 @@ class Session:
                 query = protocol.read_query(self._source, self._revision, self._host.setting_types.of)
                 if self._reads_only:
                     # One of its own for each: once a session is read-only, the settings of a query cannot be laid over.
-                    with closing(self._connected(database)) as own:
+                    with closing(self._host.connected(self._tag, database)) as own:
                         self._answer(query, own, SettingsOverlay(own, self._host.setting_types))
                 else:
                     self._answer(query, engine, overlay)
@@ -187,9 +155,7 @@ class Session:
             if unknown:
                 log.info("%s: passing over unknown settings: %s", self._peer, ", ".join(unknown))
         if self._reads_only:
-            if first_word(query.text) == "KILL":  # which the engine lets pass
-                raise EngineError(READONLY, "Cannot execute query in readonly mode. (READONLY)")
-            engine.query("SET readonly = 1")
+            allow_only_reading(engine, query.text)
         insert = insert_of_blocks(query.text, blocks_always_follow=self._sends_rows_as_blocks)
         if insert is not None:
             self._insert(insert, query.text, engine)
@@ -207,17 +173,10 @@ class Session:
 
     @contextmanager
     def _watched(self, engine: EngineConnection, text: str) -> Iterator[Watched]:
-        """The time in which the engine works on a query, and the watcher looks after its client."""
-        comment = "Settings['log_comment']"
-        own = f"{comment} = {quoted(self._tag)}"
-        renamed = f"query = {quoted(text)} AND NOT startsWith({comment}, 'connection ')"
-        query = Watched(self._connection, self._source, f"{own} OR ({renamed})", lambda: self._replies.tick(engine))
-        self._host.watcher.add(query)
-        try:
-            with self._replies.engine_works():
-                yield query
-        finally:
-            self._host.watcher.remove(query)
+        tick = functools.partial(self._replies.tick, engine)
+        watching = self._host.watched(self._connection, engine, text, self._source.arrived, tick)
+        with watching as query, self._replies.engine_works():
+            yield query
 
     # --- what gives rows
 
@@ -228,9 +187,9 @@ class Session:
             try:
                 self._send_stream(sql, None, engine, watched)
             except UnknownLayout:
-                self._send_stream(sql, _described(engine, sql), engine, watched)
+                self._send_stream(sql, engine.describe(sql), engine, watched)
             if not self._replies.blocks and not watched.cancelled:
-                self._replies.block(header_block(_described(engine, sql)))
+                self._replies.block(header_block(engine.describe(sql)))
         except NotStreamable:
             for columns, block in _split(engine.query(sql)):
                 self._replies.rows_of(columns, block)
@@ -258,7 +217,7 @@ class Session:
 
     def _for_old_client(self, sql: str, engine: EngineConnection) -> str:
         try:
-            columns = _described(engine, sql)
+            columns = engine.describe(sql)
         except EngineError:
             return sql  # no query, or a wrong one: the engine says so when it gets it
         return legacy.for_selecting(columns, sql, self._client_revision)
@@ -266,7 +225,7 @@ class Session:
     # --- what takes rows
 
     def _insert(self, insert: InsertOfBlocks, text: str, engine: EngineConnection) -> None:
-        columns = _described(engine, insert.sample)
+        columns = engine.describe(insert.sample)
         self._replies.block(header_block(legacy.for_inserting(columns, self._client_revision)))
         self._replies.flush()
         with HeldBlocks(self._host.spill_directory, self._host.held_in_memory) as held:
@@ -371,12 +330,6 @@ def _split(result: bytes) -> Iterator[tuple[tuple[Column, ...], bytes]]:
     while source.position < len(result):
         extent = find_block(source)
         yield extent.columns, result[extent.start : extent.end]
-
-
-def _described(engine: EngineConnection, sql: str) -> tuple[Column, ...]:
-    """The columns of a query, without running it."""
-    answer = engine.query(f"DESCRIBE ({sql}\n)", "JSONCompactEachRow")
-    return tuple(Column(*json.loads(line)[:2]) for line in answer.splitlines())
 
 
 def _columns_of(engine: EngineConnection, sql: str) -> tuple[Column, ...]:

@@ -84,7 +84,14 @@ def for_the_engine(text: str) -> str:
 
 def _without_client_clauses(text: str, pieces: Sequence[Token]) -> str:
     """Cuts `INTO OUTFILE … ` and `FORMAT name` out where they stand outside all brackets."""
-    cuts, depth, position = [], 0, 0
+    for start, stop in reversed([(pieces[first].start, pieces[end - 1].end) for first, end in _client_clauses(pieces)]):
+        text = text[:start] + " " + text[stop:]
+    return text
+
+
+def _client_clauses(pieces: Sequence[Token]) -> Iterator[tuple[int, int]]:
+    """Where the client's clauses stand among the tokens: the first of each, and the one behind it."""
+    depth = position = 0
     while position < len(pieces):
         token = pieces[position]
         if token.kind == "other" and token.text in OPENING:
@@ -94,13 +101,10 @@ def _without_client_clauses(text: str, pieces: Sequence[Token]) -> str:
         elif depth == 0 and token.kind == "word":
             end = _client_clause(pieces, position)
             if end > position:
-                cuts.append((token.start, pieces[end - 1].end))
+                yield position, end
                 position = end
                 continue
         position += 1
-    for start, stop in reversed(cuts):
-        text = text[:start] + " " + text[stop:]
-    return text
 
 
 def _client_clause(pieces: Sequence[Token], position: int) -> int:
@@ -142,6 +146,53 @@ def insert_of_blocks(text: str, *, blocks_always_follow: bool = False) -> Insert
         return None
     sample = _sample(text, insert.target)
     return None if sample is None else InsertOfBlocks(head, sample)
+
+
+@dataclass(frozen=True, slots=True)
+class InsertOfText:
+    """An INSERT whose rows begin in its text, at `data`, in a format: its head, and what gives its columns."""
+
+    head: str
+    sample: str
+    format: str
+    data: int
+
+
+def insert_of_text(text: str) -> InsertOfText | None:
+    """The INSERT that a statement is, where rows follow it, from `data` on; None for every other statement.
+
+    As over HTTP, where what follows the statement is data: it may begin in the text, or be still to come.
+    """
+    insert = _head_of_insert(text)
+    sample = _sample(text, insert.target) if insert.takes_rows else None
+    if insert.end is None or sample is None:
+        return None
+    head = text[insert.start : insert.end.start].rstrip()
+    if insert.end.text == "VALUES":
+        return InsertOfText(head, sample, "Values", insert.end.end)
+    name = next(tokens(text, insert.end.end), None)
+    if name is None or name.kind not in {"word", "name"}:
+        return None
+    settings = _after_format(text, insert.end)
+    if settings:
+        head, end = f"{head} {settings}", len(text)
+    else:
+        blanks = text[name.end :]
+        line = blanks.lstrip(" \t\r")
+        end = len(text) - len(line) + (1 if line.startswith((";", "\n")) else 0)
+    return InsertOfText(head, sample, text[name.start : name.end].strip('`"'), end)
+
+
+def format_of(text: str) -> str | None:
+    """The format that a query says its result is to have, by a FORMAT at its end."""
+    if not CLIENT_CLAUSE.search(text):
+        return None
+    pieces = [token for token in tokens(text) if token.text != ";"]
+    for position, end in _client_clauses(pieces):
+        if pieces[position].text == "FORMAT":
+            name = pieces[end - 1]
+            return text[name.start : name.end]
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from pulsetrain_local.clickhouse.engine import Engine, EngineConnection, EngineError
 from pulsetrain_local.clickhouse.protocol import FromClient
-from pulsetrain_local.clickhouse.wire import SocketSource
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +23,18 @@ class Watched:
     """A query that the engine works on. `cancelled` becomes true when nobody waits for its result any more."""
 
     def __init__(
-        self, connection: socket.socket, source: SocketSource, condition: str, tell_progress: Callable[[], None]
+        self,
+        connection: socket.socket,
+        arrived: Callable[[], bytes],
+        condition: str,
+        tell_progress: Callable[[], None],
     ) -> None:
-        """`condition` is what finds the query in system.processes, in SQL."""
+        """`arrived` gives the byte that was read from the connection and is not taken yet, or nothing.
+
+        `condition` is what finds the query in system.processes, in SQL.
+        """
         self.connection = connection
-        self.source = source
+        self.arrived = arrived
         self.condition = condition
         self.tell_progress = tell_progress
         self.cancelled = False
@@ -109,7 +115,7 @@ class Watcher:
             self._cancel(query, f"its client is gone: {error}")
 
     def _listen(self, query: Watched) -> None:
-        waiting = query.source.arrived() or _peek(query.connection)
+        waiting = query.arrived() or _peek(query.connection)
         if waiting is None:
             return
         query.listening = False
