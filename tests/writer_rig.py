@@ -19,7 +19,7 @@ from pulsetrain_consumers.runtime.telemetry import Telemetry
 from pulsetrain_consumers.writer.coverage import Intervals, Writer
 from pulsetrain_consumers.writer.memory_store import MemoryStore
 from pulsetrain_consumers.writer.sink import WRITER_TOPICS, WriterEvent, WriterSink
-from pulsetrain_consumers.writer.store import Columns
+from pulsetrain_consumers.writer.store import Columns, Look
 from pulsetrain_schemas import events
 from pulsetrain_schemas.events import MetricBatch, Origin
 from pulsetrain_schemas.framing import SINGLE_OBJECT
@@ -122,8 +122,8 @@ class FaultyStore:
     def stored_sequences(self, topic: str, writers: Sequence[Writer]) -> Mapping[Writer, Intervals]:
         return self._inner.stored_sequences(topic, writers)
 
-    def fence(self) -> str | None:
-        return self._inner.fence()
+    def look(self) -> Look:
+        return self._inner.look()
 
     def check(self) -> None:
         self._inner.check()

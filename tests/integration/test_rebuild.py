@@ -47,7 +47,7 @@ with pulsetrain.init(project="rebuilt", id="trained", config={"lr": 0.1, "gone":
 
 # What is not filled from the log by writers.
 OTHERS = {
-    "migrations", "rebuild_fence", "monitor_state", "silences",
+    "migrations", "rebuild_fence", "monitor_state", "silences", "deletions", "retention",
     "metric_buckets", "rank_steps", "system_10s", "system_1m", "system_1h", "metric_changes", "system_changes",
 }  # fmt: skip
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +11,8 @@ from glob import escape
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from pulsetrain_consumers.commands.actor import actor
 
 if TYPE_CHECKING:
     from pulsetrain_consumers.monitor.silences import Silence, SilenceStore
@@ -112,7 +112,7 @@ def silence(
         starts=now,
         ends=now + lasts,
         reason=reason,
-        actor=f"{getpass.getuser()}@{socket.gethostname()}",
+        actor=actor(),
     )
     with _Store() as store:
         store.save(made, now)

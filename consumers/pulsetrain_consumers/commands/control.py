@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import time
 import uuid
 
 import click
 
+from pulsetrain_consumers.commands.actor import actor
 from pulsetrain_consumers.reading.model import RunRecord
 
 ENDING = ("stop", "kill")
@@ -71,7 +70,7 @@ def _tell(wanted: str, action: str, reason: str, patience: float) -> None:
             command_id=uuid.uuid4().hex,
             action=action,
             time=int(time.time() * 1e6),
-            actor=f"{getpass.getuser()}@{socket.gethostname()}",
+            actor=actor(),
             attempt=record.attempt,
             text=reason,
         )

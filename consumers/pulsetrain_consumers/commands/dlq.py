@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from pulsetrain_consumers.commands.actor import actor
 from pulsetrain_schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -324,9 +325,7 @@ def _database() -> Database:
 
 
 def _letter_topic() -> LetterTopic:
-    import getpass
     import os
-    import socket
 
     from pulsetrain_consumers.dead_letters.topic import LetterTopic
     from pulsetrain_schemas import addresses
@@ -338,11 +337,7 @@ def _letter_topic() -> LetterTopic:
         raise UserError(str(error)) from error
     if address is None:
         raise UserError("no Kafka is known: run `pulsetrain up`, or set PULSETRAIN_KAFKA=host:port")
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        user = f"user {os.getuid()}"
-    return LetterTopic(address, framing(patience=0), f"{user}@{socket.gethostname()}")
+    return LetterTopic(address, framing(patience=0), actor())
 
 
 def _write(path: Path, payload: bytes) -> None:

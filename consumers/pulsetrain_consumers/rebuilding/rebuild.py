@@ -158,6 +158,8 @@ def rebuild(services: Services, report: Reporter, *, force: bool = False, clock:
                     "nothing was changed: the writers could not be held back; is ClickHouse overloaded, or a writer of "
                     "an earlier version running? Begin again when that is over"
                 )
+            if not shadow.knows_all_deletions:
+                raise RebuildRefused("nothing was changed: a run was deleted meanwhile; begin again")
             report.phase("exchanging the tables")
             shadow.exchange()
             if _ends(targets(log)) != ends:

@@ -22,6 +22,7 @@ from pulsetrain_schemas.addresses import ClickHouseAddress
 from pulsetrain_schemas.errors import UserError
 
 _FENCE = "rebuild_fence"
+_DELETIONS = "deletions"
 # In a rebuild's own database: as the fence, and no fence for what is filled there.
 _ALIVE = "rebuild_alive"
 _HELD_SECONDS = 20
@@ -72,6 +73,9 @@ class Shadow:
         self._renewal.begin(self._new(_ALIVE))
         for table in (*WRITER_TABLES, _FENCE):
             self._client.execute(f"CREATE TABLE {self._new(table)} AS {self._old(table)}")
+        # What was deleted is not filled in again.
+        self._client.execute(f"CREATE TABLE {self._new(_DELETIONS)} AS {self._old(_DELETIONS)}")
+        self._client.execute(f"INSERT INTO {self._new(_DELETIONS)} SELECT * FROM {self._old(_DELETIONS)}")  # noqa: S608
         return self
 
     def __exit__(
@@ -98,6 +102,15 @@ class Shadow:
     def fence_lapsed(self) -> bool:
         """Whether the fence may have fallen for a moment since it was raised: ClickHouse did not answer for long."""
         return self._renewal.longest_pause > _HELD_SECONDS / 2
+
+    @property
+    def knows_all_deletions(self) -> bool:
+        """Whether no run was deleted since the shadow was made, which would be there again in it."""
+        old, new = (
+            self._client.query(f"SELECT count(), max(deleted_at) FROM {table}").rows  # noqa: S608
+            for table in (self._old(_DELETIONS), self._new(_DELETIONS))
+        )
+        return old == new
 
     def uncommitted(self, ends: Mapping[Partition, int]) -> int:
         """Messages that are in the ledger though their group has not said so: they are stored again afterwards."""

@@ -34,6 +34,7 @@ class Telemetry:
         )
         self.rows_stored = counter("rows_stored", "Rows sent to the table.", "table")
         self.duplicates = counter("duplicate_rows", "Rows left out because they were stored before.", "topic")
+        self.of_deleted_runs = counter("messages_of_deleted_runs", "Messages left out: their run was deleted.", "topic")
         self.dead_letters = counter("dead_letters", "Messages sent to the dead letters.", "topic", "reason")
         self.expired = counter("expired_offsets", "Offsets that Kafka had deleted before they were read.", "topic")
         self.errors = counter("errors", "Failed attempts, by what failed.", "kind")

@@ -7,7 +7,7 @@ import numpy as np
 
 from pulsetrain_consumers.clickhouse import ClickHouseRefused, ClickHouseUnavailable, Dictionary
 from pulsetrain_consumers.writer.coverage import Intervals, Writer
-from pulsetrain_consumers.writer.store import Columns
+from pulsetrain_consumers.writer.store import Columns, Look
 
 Row = dict[str, Any]
 
@@ -19,6 +19,7 @@ class MemoryStore:
         self.tables: dict[str, list[Row]] = {}
         self.away = False
         self.fenced: str | None = None
+        self.deleted: dict[tuple[str, str], int] = {}
         self.refuses: Callable[[str, Row], bool] = lambda _table, _row: False
         self._tokens: set[tuple[str, str]] = set()
 
@@ -46,9 +47,9 @@ class MemoryStore:
                 found[writer] = before.add(row["first_sequence"], row["last_sequence"])
         return found
 
-    def fence(self) -> str | None:
+    def look(self) -> Look:
         self.check()
-        return self.fenced
+        return Look(self.fenced, self.deleted)
 
     def check(self) -> None:
         if self.away:

@@ -10,7 +10,7 @@ own number, or a letter's place in its topic, tells the rows apart.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,11 @@ LEDGER = "stored_batches"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Item:
-    """A message of a batch, with what is kept of it."""
+    """A message of a batch, with what is kept of it: nothing where its run `is_deleted`."""
 
     record: Record
     kept: Kept[Any]
+    is_deleted: bool = False
 
     @property
     def origin(self) -> Origin:
@@ -111,11 +112,11 @@ class WriterSink:
     def store(self, batches: Sequence[Batch[WriterEvent]]) -> Sequence[Rejected]:
         try:
             # First of all: what the ledger says before the tables are exchanged does not hold after it.
-            held = self._store.fence()
-            if held is not None:
-                raise StoreUnavailable(held)
+            look = self._store.look()
+            if look.held is not None:
+                raise StoreUnavailable(look.held)
             self._learn(batches)
-            done = [self._store_batch(batch) for batch in batches if not batch.abandoned]
+            done = [self._store_batch(batch, look.deleted) for batch in batches if not batch.abandoned]
             self._write_ledger(done)
         except ClickHouseError as error:
             raise StoreUnavailable(str(error)) from error
@@ -147,13 +148,16 @@ class WriterSink:
                 for partition, assignment in places:
                     self._coverage.update(partition, assignment, [(writer, found.get(writer, Intervals()))])
 
-    def _store_batch(self, batch: Batch[WriterEvent]) -> _Stored:
+    def _store_batch(self, batch: Batch[WriterEvent], deleted: Mapping[tuple[str, str], int]) -> _Stored:
         route = _ROUTES[batch.partition.topic]
         if route.in_ledger:
             stored = self._without_duplicates(batch)
         else:
             stored = _Stored(batch, [_Item(message.record, Kept(message.body)) for message in batch.messages], {})
-        names = list(route.tables([item.kept for item in stored.items])) if stored.items else []
+        if deleted:
+            stored.items = [replace(item, is_deleted=_is_deleted(item.kept.event, deleted)) for item in stored.items]
+        live = [item.kept for item in stored.items if not item.is_deleted]
+        names = list(route.tables(live)) if live else []
         for name in names:
             items = [item for item in stored.items if item.record.offset not in stored.rejected]
             for schema, group in _by_schema(items).items():
@@ -181,10 +185,11 @@ class WriterSink:
 
     def _insert(self, table: str, route: _Route, token: str, items: Sequence[_Item], stored: _Stored) -> None:
         """Inserts into one table; where ClickHouse refuses the data, halves the messages until it is known which."""
-        if not items:
+        live = [item.kept for item in items if not item.is_deleted]
+        if not live:
             return
         try:
-            inserted = self._store.insert(table, route.tables([item.kept for item in items])[table], token)
+            inserted = self._store.insert(table, route.tables(live)[table], token)
         except ClickHouseRefused as error:
             if not error.is_data_error:
                 raise
@@ -205,7 +210,7 @@ class WriterSink:
             for stored in done
             if _ROUTES[stored.batch.partition.topic].in_ledger
             for item in stored.items
-            if item.record.offset not in stored.rejected
+            if item.record.offset not in stored.rejected and not item.is_deleted
         ]
         if entries:
             now = int(self._clock.now() * 1e6)
@@ -230,7 +235,22 @@ class WriterSink:
         self._telemetry.duplicates.labels(topic).inc(stored.duplicates)
         latency = self._telemetry.latency.labels(topic)
         for item in stored.items:
+            if item.is_deleted:
+                self._telemetry.of_deleted_runs.labels(topic).inc()
+                continue
             latency.observe(max(0.0, now - _times(item.kept.event)[0] / 1e6))
+
+
+def _is_deleted(event: Any, deleted: Mapping[tuple[str, str], int]) -> bool:
+    """Whether it belongs to an attempt, or is about an alert, from before its run was deleted."""
+    match event:
+        case PlacedLetter():
+            return False
+        case Alert():
+            return event.started <= deleted.get((event.project, event.run_id), -1)
+        case _:
+            origin = _origin(event)
+            return origin.attempt_started <= deleted.get((origin.project, origin.run_id), -1)
 
 
 def _by_schema(items: Sequence[_Item]) -> Mapping[str, list[_Item]]:

@@ -1,12 +1,21 @@
 """What the writer needs of ClickHouse, as a contract; and ClickHouse behind it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from pulsetrain_consumers.clickhouse import Client, ColumnData
 from pulsetrain_consumers.writer.coverage import Intervals, Writer
 
 Columns = Mapping[str, ColumnData]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """`held`: why nothing may be stored at the moment, or None. `deleted`: runs, and when each was deleted (in µs)."""
+
+    held: str | None = None
+    deleted: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -18,8 +27,8 @@ class Store(Protocol):
     def stored_sequences(self, topic: str, writers: Sequence[Writer]) -> Mapping[Writer, Intervals]:
         """What the ledger holds of these writers; a writer that it does not know is left out."""
 
-    def fence(self) -> str | None:
-        """Why nothing may be stored at the moment; None where it may."""
+    def look(self) -> Look:
+        """How things stand before a round is stored."""
 
     def check(self) -> None:
         """Returns when the server answers."""
@@ -46,7 +55,13 @@ GROUP BY project, run_id, writer, island
 ORDER BY project, run_id, writer, island
 """
 _WRITERS_PER_QUERY = 500
-_FENCE = "SELECT holder FROM rebuild_fence WHERE until > now64(6) ORDER BY until DESC LIMIT 1"
+_LOOK = """
+SELECT
+    (SELECT holder FROM rebuild_fence WHERE until > now64(6) ORDER BY until DESC LIMIT 1),
+    (SELECT count() FROM deletions),
+    (SELECT max(deleted_at) FROM deletions)
+"""
+_DELETED = "SELECT project, run_id, toUnixTimestamp64Micro(max(deleted_at)) FROM deletions GROUP BY project, run_id"
 
 
 class ClickHouseStore:
@@ -54,6 +69,8 @@ class ClickHouseStore:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._deletions: Any = None
+        self._deleted: Mapping[tuple[str, str], int] = {}
 
     def insert(self, table: str, columns: Columns, token: str | None) -> int:
         return self._client.insert(table, columns, token=token)
@@ -67,9 +84,13 @@ class ClickHouseStore:
                 found.setdefault(Writer(project, run_id, writer), []).append((int(first), int(last)))
         return {writer: Intervals(tuple(spans)) for writer, spans in found.items()}
 
-    def fence(self) -> str | None:
-        rows = self._client.query(_FENCE).rows
-        return f"the tables are being exchanged by a rebuild ({rows[0][0]})" if rows else None
+    def look(self) -> Look:
+        ((holder, *deletions),) = self._client.query(_LOOK).rows
+        if deletions != self._deletions:
+            rows = self._client.query(_DELETED).rows
+            self._deleted = {(project, run_id): int(when) for project, run_id, when in rows}
+            self._deletions = deletions
+        return Look(f"the tables are being exchanged by a rebuild ({holder})" if holder else None, self._deleted)
 
     def check(self) -> None:
         self._client.ping()
