@@ -172,3 +172,14 @@ def test_the_ledger_is_read_back_as_intervals(any_clickhouse: ClickHouse, databa
         assert found == {asked[0]: Intervals(((1, 20), (31, 50))), asked[1]: Intervals(((1, 5),))}
         assert store.stored_sequences("t", asked[1:2]) == {asked[1]: Intervals(((1, 5),))}
         assert store.stored_sequences("other", asked) == {}
+
+
+def test_clickhouse_reads_every_statement_of_a_cluster(clickhouse_server: ClickHouse) -> None:
+    """It cannot run them: the embedded engine serves no other replicas."""
+    from pulsetrain_schemas import migrations
+
+    client = clickhouse_server.client()
+    for migration in migrations.load():
+        for statement in migration.statements:
+            made = migrations.replicated(statement)
+            assert client.execute(f"EXPLAIN AST {made}")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from pulsetrain_schemas.migrations import Migration
 _TABLE_ALREADY_EXISTS = 57
 _UNKNOWN_DATABASE = 81
 _LOCK_TABLE = "migrations_lock"
+REPLICATED = "Replicated"
+"""The engine of a database that all replicas of a cluster have."""
 # Creating tables takes seconds; a lock that is older belongs to a process that died.
 _STALE_SECONDS = 60
 
@@ -35,6 +38,10 @@ CREATE TABLE IF NOT EXISTS migrations
 ENGINE = ReplacingMergeTree
 ORDER BY number
 """
+
+
+class NotOfACluster(migrations.MigrationError):
+    """The database cannot be made on the cluster that was named."""
 
 
 class MigrationBusy(ClickHouseError):
@@ -62,29 +69,76 @@ def check(address: ClickHouseAddress) -> MigrationReport:
 def migrate(
     address: ClickHouseAddress,
     *,
+    cluster: str | None = None,
     now: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
     patience: float = 90.0,
 ) -> MigrationReport:
-    """Creates the database if need be, and applies what it lacks. Raises MigrationError and ClickHouseError."""
+    """Creates the database if need be, and applies what it lacks. Raises MigrationError and ClickHouseError.
+
+    With a `cluster` (a name in system.clusters) it is made on all replicas of that, with tables that they share. Of one
+    that was made so, that need not be said again.
+    """
     known = migrations.load()
     with connect(address, database="default") as client:
-        client.execute(f"CREATE DATABASE IF NOT EXISTS {_quoted(address.database)}")
+        form = _made(client, address.database, cluster)
     with connect(address) as client:
-        client.execute(_RECORD)
+        client.execute(form(_RECORD.strip()))
         if not migrations.pending(_applied(client), known):
             return MigrationReport(address.database, known, (), ())
         with _lock(client, sleep, patience):
             missing = migrations.pending(_applied(client), known)
             for migration in missing:
-                _apply(client, migration, now())
+                _apply(client, migration, form, now())
     return MigrationReport(address.database, known[: len(known) - len(missing)], missing, ())
 
 
-def _apply(client: Client, migration: Migration, now: float) -> None:
+def _made(client: Client, database: str, cluster: str | None) -> Callable[[str], str]:
+    """Makes the database where there is none; what is to be made of the statements in it."""
+    found = client.query("SELECT engine FROM system.databases WHERE name = %(name)s", {"name": database}).rows
+    if cluster is not None:
+        _check_cluster(client, database, cluster, [engine for (engine,) in found])
+    if found:
+        return migrations.replicated if found[0][0] == REPLICATED else _as_it_is
+    if cluster is None:
+        client.execute(f"CREATE DATABASE IF NOT EXISTS {_quoted(database)}")
+        return _as_it_is
+    # Keeper's paths know no quoting, so a name is told from every other by its percent-encoding.
+    path = f"/clickhouse/databases/{quote(database, safe='')}"
+    client.execute(
+        f"CREATE DATABASE IF NOT EXISTS {_quoted(database)} ON CLUSTER {_quoted(cluster)} "
+        f"ENGINE = Replicated('{path}', '{{shard}}', '{{replica}}')"
+    )
+    return migrations.replicated
+
+
+def _check_cluster(client: Client, database: str, cluster: str, engines: list[str]) -> None:
+    if engines and engines[0] != REPLICATED:
+        raise NotOfACluster(
+            f"the database {database} is there already and is this server's own ({engines[0]}): name another one in "
+            "the address, or migrate without --cluster"
+        )
+    shards = client.query(
+        "SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = %(name)s", {"name": cluster}
+    )
+    if not shards.one():
+        known = [name for (name,) in client.query("SELECT DISTINCT cluster FROM system.clusters ORDER BY cluster").rows]
+        raise NotOfACluster(f"ClickHouse knows no cluster {cluster}; it knows {', '.join(known) or 'none'}")
+    if shards.one() > 1:
+        raise NotOfACluster(
+            f"the cluster {cluster} has {shards.one()} shards, and a run is in one place: name a cluster of one shard "
+            "with all the replicas that are wanted"
+        )
+
+
+def _as_it_is(statement: str) -> str:
+    return statement
+
+
+def _apply(client: Client, migration: Migration, form: Callable[[str], str], now: float) -> None:
     for statement in migration.statements:
         try:
-            client.execute(statement)
+            client.execute(form(statement))
         except ClickHouseRefused as error:
             # Not recorded, and there: an attempt that died got so far.
             if error.code != _TABLE_ALREADY_EXISTS:

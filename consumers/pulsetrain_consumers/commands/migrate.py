@@ -28,18 +28,29 @@ _LINE_SECONDS = 5.0
 
 @click.command()
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; exit with 1 where migrations are missing.")
+@click.option("--cluster", metavar="NAME", help="Make the database on all replicas of this cluster of ClickHouse.")
 @click.option("--checksum", is_flag=True, help="Print rows and a checksum of each table that is filled from Kafka.")
 @click.option("--rebuild", "anew", is_flag=True, help="Fill these tables anew from Kafka.")
 @click.option("--force", is_flag=True, help="With --rebuild: also where Kafka no longer has all that the tables have.")
 @click.option("-y", "--yes", is_flag=True, help="With --rebuild: do not ask.")
 @click.option("--group", default="pulsetrain-writer", show_default=True, help="The writers' consumer group.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def migrate(only_check: bool, checksum: bool, anew: bool, force: bool, yes: bool, group: str, as_json: bool) -> None:
+def migrate(
+    only_check: bool,
+    cluster: str | None,
+    checksum: bool,
+    anew: bool,
+    force: bool,
+    yes: bool,
+    group: str,
+    as_json: bool,
+) -> None:
     """Create or update the tables in ClickHouse.
 
     Migrations are numbered; each is applied once, and may not change afterwards. Safe to run twice at the same time.
 
     \b
+      pulsetrain migrate --cluster main the same tables, on every replica of a cluster (the first time)
       pulsetrain migrate --checksum     what the tables hold, as a number each
       pulsetrain migrate --rebuild      the same tables, from the log
 
@@ -54,6 +65,8 @@ def migrate(only_check: bool, checksum: bool, anew: bool, force: bool, yes: bool
 
     if sum((only_check, checksum, anew)) > 1:
         raise click.UsageError("--check, --checksum and --rebuild are three different things: give one")
+    if cluster is not None and (only_check or checksum or anew):
+        raise click.UsageError("--cluster says where the database is made: it goes with none of the others")
     try:
         address = addresses.clickhouse(os.environ)
         if address is None:
@@ -63,15 +76,15 @@ def migrate(only_check: bool, checksum: bool, anew: bool, force: bool, yes: bool
         elif anew:
             _rebuild(address, group, force=force, yes=yes, as_json=as_json)
         else:
-            _migrate(address, only_check=only_check, as_json=as_json)
+            _migrate(address, cluster, only_check=only_check, as_json=as_json)
     except (addresses.AddressError, MigrationError, ClickHouseError, BrokerUnavailable) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _migrate(address: ClickHouseAddress, *, only_check: bool, as_json: bool) -> None:
+def _migrate(address: ClickHouseAddress, cluster: str | None, *, only_check: bool, as_json: bool) -> None:
     from pulsetrain_consumers.clickhouse import migrate as migrating
 
-    report = migrating.check(address) if only_check else migrating.migrate(address)
+    report = migrating.check(address) if only_check else migrating.migrate(address, cluster=cluster)
     if as_json:
         names = {name: [str(entry) for entry in getattr(report, name)] for name in ("already", "applied", "missing")}
         click.echo(json.dumps({"database": report.database, **names}))

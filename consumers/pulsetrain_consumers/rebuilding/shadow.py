@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from pulsetrain_consumers.clickhouse import ClickHouseError, Client, connect
+from pulsetrain_consumers.clickhouse.migrate import REPLICATED
 from pulsetrain_consumers.rebuilding.checksums import WRITER_TABLES, quoted
 from pulsetrain_consumers.runtime.broker import Partition
 from pulsetrain_consumers.writer.sink import LEDGER
@@ -31,6 +32,10 @@ _RENEW_SECONDS = 4.0
 
 class RebuildBusy(UserError):
     """Another rebuild of the same tables is under way."""
+
+
+class RebuildImpossible(UserError):
+    """The database is of a kind whose tables cannot be exchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class Shadow:
         self._renewal = _Renewal(address, holder)
 
     def __enter__(self) -> Self:
+        self._refuse_cluster()
         self._sweep()
         self._client.execute(f"CREATE DATABASE {quoted(self.database)}")
         self._client.execute(f"CREATE TABLE {self._new(_ALIVE)} AS {self._old(_FENCE)}")
@@ -139,6 +145,15 @@ class Shadow:
         for table in WRITER_TABLES:
             self._renewal.renew(self._client, self._old(_FENCE))
             self._client.execute(f"EXCHANGE TABLES {self._old(table)} AND {self._new(table)}")
+
+    def _refuse_cluster(self) -> None:
+        engine = self._client.query("SELECT engine FROM system.databases WHERE name = currentDatabase()").one()
+        if engine == REPLICATED:
+            raise RebuildImpossible(
+                f"the database {self.home} is a cluster's, and tables of such databases cannot change places: make "
+                "another database (pulsetrain migrate --cluster), with writers of a group of its own that read from "
+                "the beginning, and point readers at it when it has caught up"
+            )
 
     def _sweep(self) -> None:
         """Drops what earlier rebuilds have left that died. Raises RebuildBusy where one lives."""
