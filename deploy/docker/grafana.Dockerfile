@@ -5,7 +5,7 @@
 # Its address of ClickHouse and its passwords come by the environment, see deploy/grafana/provisioning. Only
 # /var/lib/grafana and /tmp are written.
 
-FROM grafana/grafana:11.6.2
+FROM grafana/grafana:11.6.2 AS grafana
 USER root
 # Not in /var/lib/grafana, where a volume would hide it.
 RUN mkdir -p /opt/grafana-plugins \
