@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ from pulsetrain_consumers.clickhouse.migrate import migrate
 from pulsetrain_local import kafka
 from pulsetrain_local.ports import free_ports
 from pulsetrain_schemas.addresses import ClickHouseAddress
+from tests.certificates import certificates
 from tests.clickhouse_fixture import ClickHouse
+from tests.deploy_files import DEPLOY
 from tests.kafka_acls import USER_PREFIX, acls
 from tests.pipeline_rig import WriterProcess
 from tests.stack_fixture import Broker
@@ -45,8 +48,12 @@ with pulsetrain.init(project="acls", id="{run_id}") as run:
 """
 
 
+def _properties(path: Path) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in path.read_text().splitlines() if re.match(r"[^#\s]", line))
+
+
 class SecuredBroker(Broker):
-    """The broker of the local stack, with the authorizer, and a second listener on which clients log in.
+    """The broker of the local stack, and what server.sasl.properties says of logins and rights.
 
     Who comes over the first one, without a login, may do everything: that is the test itself.
     """
@@ -54,6 +61,7 @@ class SecuredBroker(Broker):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         (self.login_port,) = free_ports(1)
+        self.certificates = certificates(directory / "certificates")
 
     @property
     def login_address(self) -> str:
@@ -62,18 +70,20 @@ class SecuredBroker(Broker):
     def command(self) -> list[str]:
         command = super().command()
         properties = self.directory / "server.properties"
-        given = dict(line.split("=", 1) for line in properties.read_text().splitlines())
+        given: dict[str, object] = {**_properties(properties)}
+        asked = _properties(DEPLOY / "kafka" / "server.sasl.properties")
         login = f"CLIENTS://{self.login_address}"
-        given["listeners"] += f",{login}"
-        given["advertised.listeners"] += f",{login}"
+        listeners, advertised = given["listeners"], given["advertised.listeners"]
+        protocols = asked["listener.security.protocol.map"].split(",")
+        (protocol,) = (one for one in protocols if one.startswith("CLIENTS:"))
+        # All that it says of clients, of certificates and of rights; brokers among themselves are one here.
+        given |= {name: value for name, value in asked.items() if re.match(r"sasl|listener\.name\.clients|ssl|a", name)}
         given |= {
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,CLIENTS:SASL_PLAINTEXT",
-            "sasl.enabled.mechanisms": MECHANISM,
-            "listener.name.clients.scram-sha-512.sasl.jaas.config": (
-                "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-            ),
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "allow.everyone.if.no.acl.found": "false",
+            "listener.security.protocol.map": f"PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,{protocol}",
+            "listeners": f"{listeners},{login}",
+            "advertised.listeners": f"{advertised},{login}",
+            "ssl.keystore.location": self.certificates.server,
+            "ssl.truststore.location": self.certificates.authority,
             "super.users": "User:ANONYMOUS",
         }
         properties.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
@@ -97,7 +107,8 @@ class Secured:
         """The arguments of a client of kafka-python's that logs in as a user."""
         return {
             "bootstrap_servers": self.broker.login_address,
-            "security_protocol": "SASL_PLAINTEXT",
+            "security_protocol": "SASL_SSL",
+            "ssl_cafile": str(self.broker.certificates.authority),
             "sasl_mechanism": MECHANISM,
             "sasl_plain_username": USER_PREFIX + user,
             "sasl_plain_password": f"of {user}",
@@ -109,9 +120,9 @@ class Secured:
         home = self.directory / user
         return {
             **os.environ,
+            **_properties(DEPLOY / "kafka" / "client.sasl.env"),
             "PULSETRAIN_KAFKA": self.broker.login_address,
-            "PULSETRAIN_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
-            "PULSETRAIN_KAFKA_SASL_MECHANISM": MECHANISM,
+            "PULSETRAIN_KAFKA_SSL_CAFILE": str(self.broker.certificates.authority),
             "PULSETRAIN_KAFKA_SASL_USERNAME": USER_PREFIX + user,
             "PULSETRAIN_KAFKA_SASL_PASSWORD": f"of {user}",
             "PULSETRAIN_CLICKHOUSE": self.address.url(),

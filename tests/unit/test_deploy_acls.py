@@ -6,7 +6,9 @@ from pulsetrain_consumers.aggregator.sink import AGGREGATOR_TOPICS
 from pulsetrain_consumers.monitor.monitor import MONITOR_TOPICS
 from pulsetrain_consumers.monitor.telling import ALERT_TOPIC
 from pulsetrain_consumers.writer.sink import WRITER_TOPICS
+from pulsetrain_schemas import addresses
 from pulsetrain_schemas.topics import PREFIX, TOPICS
+from tests.deploy_files import DEPLOY, known_variables
 from tests.kafka_acls import Acl, acls
 
 READ = {
@@ -67,3 +69,13 @@ def test_every_topic_that_is_named_is_one_of_ours():
 def test_the_script_calls_kafka_s_tool_with_each_right_once():
     assert len(set(acls())) == len(acls())
     assert Acl("writer", "Read", "group", "pulsetrain-writer", prefixed=False) in acls()
+
+
+def test_the_example_of_a_client_s_environment_is_read_and_has_no_password():
+    lines = (DEPLOY / "kafka" / "client.sasl.env").read_text().splitlines()
+    given = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    assert set(given) <= known_variables()
+    address = addresses.kafka(given)
+    assert address is not None
+    assert address.security["security_protocol"] == "SASL_SSL"
+    assert "sasl_plain_password" not in address.security

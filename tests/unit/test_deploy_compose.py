@@ -198,3 +198,10 @@ def test_prometheus_scrapes_services_that_there_are():
     }
     assert names <= set(SERVICES)
     assert config["rule_files"] == ["rules/*.yaml"]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here")
+def test_prometheus_takes_its_configuration():
+    command = ["promtool", "check", "config", str(DEPLOY / "prometheus" / "prometheus.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
