@@ -181,7 +181,7 @@ def test_the_port_that_is_scraped_and_asked_for_health_is_the_one_that_is_served
     assert (given["metrics_host"], given["metrics_port"]) == ("0.0.0.0", 9464)
     assert "127.0.0.1:9464/readyz" in " ".join(service["healthcheck"]["test"])
     scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())["scrape_configs"]
-    (discovery,) = next(one for one in scraped if one["job_name"] == name)["dns_sd_configs"]
+    (discovery,) = next(one for one in scraped if one["job_name"] == f"pulsetrain-{name}")["dns_sd_configs"]
     assert (discovery["names"], discovery["port"]) == ([name], 9464)
 
 
@@ -189,6 +189,21 @@ def test_the_port_that_is_scraped_and_asked_for_health_is_the_one_that_is_served
 def test_every_variable_of_ours_is_one_that_something_reads(name: str):
     ours = {one for one in compose()["services"][name].get("environment", ()) if one.startswith("PULSETRAIN_")}
     assert ours <= known_variables()
+
+
+def test_grafana_is_told_everything_that_its_provisioning_asks_for():
+    provisioned = "".join(path.read_text() for path in (DEPLOY / "grafana" / "provisioning").rglob("*.yaml"))
+    asked = set(re.findall(r"\$(PULSETRAIN_\w+)", re.sub(r"(?m)^#.*", "", provisioned)))
+    # Where its image has the dashboards, the image says itself.
+    assert asked - {"PULSETRAIN_DASHBOARDS"} <= set(compose()["services"]["grafana"]["environment"])
+
+
+def test_the_jobs_of_prometheus_are_those_that_its_rules_know():
+    text = (DEPLOY / "prometheus" / "rules" / "pulsetrain.yaml").read_text()
+    named = set(re.findall(r'job="([\w-]+)"', text))
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())["scrape_configs"]
+    assert named <= {one["job_name"] for one in scraped}
+    assert named
 
 
 def test_prometheus_scrapes_services_that_there_are():

@@ -32,6 +32,7 @@ SECRETS = {
     "pulsetrain-clickhouse": {"writer-password", "reader-password", "grafana-password"},
     "pulsetrain-grafana": {"admin-password"},
     "pulsetrain-monitor": set[str](),
+    "pulsetrain-mail": set[str](),
     **{
         f"pulsetrain-kafka-{user}": {"username", "password"}
         for user in ("writer", "aggregator", "monitor", "admin", "producer")
@@ -169,7 +170,7 @@ def test_whoever_calls_something_inside_may_and_is_let_in(overlay: str):
         calls += [(service, "kafka", 9092) for service in services]
         calls += [(service, "clickhouse", 9000) for service in (*services, "grafana")]
         calls += [("prometheus", service, 9464) for service in ("writer", "aggregator", "monitor")]
-        calls += [("prometheus", "clickhouse", 9363), ("prometheus", "grafana", 3000)]
+        calls += [("prometheus", "clickhouse", 9363), ("prometheus", "grafana", 3000), ("grafana", "prometheus", 9090)]
     for caller, called, port in calls:
         assert allows("egress", pods[caller], pods[called], port), f"{caller} may not call {called}:{port}"
         assert allows("ingress", pods[called], pods[caller], port), f"{called} does not let {caller} in at {port}"
@@ -263,11 +264,8 @@ def test_every_process_is_told_where_what_it_needs_is(overlay: str):
             assert "PULSETRAIN_KAFKA_SASL_PASSWORD" in found[where]
     for where in (*services, "Job setup, migrate"):
         assert re.match(r"clickhouses?://writer:", found[where]["PULSETRAIN_CLICKHOUSE"])
-    asked = set(
-        re.findall(
-            r"\$(PULSETRAIN_CLICKHOUSE_\w+)", (DEPLOY / "grafana/provisioning/datasources/pulsetrain.yaml").read_text()
-        )
-    )
+    provisioned = "".join(path.read_text() for path in (DEPLOY / "grafana" / "provisioning").rglob("*.yaml"))
+    asked = set(re.findall(r"\$(PULSETRAIN_\w+)", re.sub(r"(?m)^#.*", "", provisioned))) - {"PULSETRAIN_DASHBOARDS"}
     assert asked <= set(found["Deployment grafana, grafana"])
 
 
