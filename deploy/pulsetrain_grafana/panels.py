@@ -14,7 +14,7 @@ from grafana_foundation_sdk.builders import heatmap, logs, stat, statetimeline, 
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models import heatmap as heatmap_models
 
-from pulsetrain_grafana.colours import SEVERITIES, STATES
+from pulsetrain_grafana.colours import BUSY, SEVERITIES, STATES
 from pulsetrain_grafana.queries import Format, Measured, Query
 
 AnyPanel = timeseries.Panel | trend.Panel | stat.Panel | table.Panel | heatmap.Panel | logs.Panel | statetimeline.Panel
@@ -114,12 +114,18 @@ def rows(
     width: int = 24,
     height: int = 10,
     units: Mapping[str, str] | None = None,
+    shares: Sequence[str] = (),
 ) -> table.Panel:
-    """A table. `units` are by column; columns state and severity have their colours, texts their width."""
+    """A table. `units` are by column, `shares` columns of 0 to 1, drawn as bars.
+
+    Columns state and severity have their colours, texts their width.
+    """
     panel = _made(table.Panel(), title, description, [Query(query)], width, height).unit("none")
     panel.cell_height(common.TableCellHeight.SM).show_header(True).filterable(True)
     for name, unit in (units or {}).items():
         panel.override_by_name(name, [_property("unit", unit)])
+    for name in shares:
+        panel.override_by_name(name, _BAR)
     for name, pixels in _WIDTHS.items():
         panel.override_by_name(name, [_property("custom.width", pixels)])
     panel.override_by_name("state", [_property("mappings", _mapping(STATES)), *_COLOURED])
@@ -228,5 +234,14 @@ _WIDTHS = {
     "counter": 220,
     "example": 300,
     "run": 160,
+    "curve": 190,
 }
+_BAR = [
+    _property("unit", "percentunit"),
+    _property("min", 0),
+    _property("max", 1),
+    _property("color", {"mode": "fixed", "fixedColor": BUSY}),
+    _property("custom.cellOptions", {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}),
+    _property("custom.width", 130),
+]
 _COLOURED = [_property("custom.cellOptions", {"type": "color-text"}), _property("custom.width", 100)]

@@ -66,6 +66,10 @@ TOPICS: Mapping[str, Topic] = _table(
 )
 
 
+GROWING = ("runs", "metrics", "system", "logs", "media")
+"""Topics whose partitions share out the work. The others have one, for what is in them is in one order."""
+
+
 def by_kafka_name(name: str) -> Topic | None:
     """The topic that has this name in Kafka, or None where it is none of ours."""
     return TOPICS.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
@@ -142,6 +146,22 @@ def create_or_check(
         state: Literal["created", "ok", "different"] = "different" if differences else "created" if created else "ok"
         reports.append(TopicReport(topic, state, partitions[name], differences))
     return reports
+
+
+def grow(admin: Any, found: Iterable[TopicReport]) -> bool:
+    """Adds partitions to topics that were found with fewer than they are to have; whether there were such.
+
+    Returns once the new ones have leaders. Raises kafka.errors.KafkaError as the client does.
+    """
+    short = {
+        report.topic.kafka_name: report.topic.partitions
+        for report in found
+        if 0 < report.partitions < report.topic.partitions
+    }
+    if short:
+        admin.create_partitions(short)
+        admin.wait_for_topics(list(short))
+    return bool(short)
 
 
 def _differences(topic: Topic, partitions: int, settings: Mapping[str, Mapping[str, Any]]) -> tuple[Difference, ...]:

@@ -11,7 +11,9 @@ import pulsetrain
 project, run_id, rank, rate = sys.argv[1:]
 os.environ |= {"RANK": rank, "WORLD_SIZE": "2"}
 told = threading.Event()
-with pulsetrain.init(project=project, id=run_id, name=f"lr={rate}", config={"lr": float(rate), "layers": 2}) as run:
+with pulsetrain.init(
+    project=project, id=run_id, name=f"lr={rate}", config={"lr": float(rate), "layers": 2, "max_steps": 2_000}
+) as run:
     run.on_alert(lambda alert: told.set() if alert.kind == "nan" else None)
     timer = run.step_timer()
     began = time.monotonic()

@@ -77,6 +77,10 @@ def test_the_numbers_are_what_was_logged(filled: tuple[Stack, Range]) -> None:
     assert max(step for step, _ in by_step) == 99, "what is not finite has no place on a curve"
     runs = {row[1]: row for row in asked("runs", " Runs A")}
     assert {runs["slow"][0], runs["fast"][0]} == {"lr=0.1", "lr=0.2"}
-    assert runs["slow"][3] == 1.0, "the best by the goal"
-    assert {row[0]: row[1] for row in asked("run", "Configuration")}.keys() == {"layers", "lr"}
+    assert 0 < runs["slow"][3] <= 1, "the progress, by max_steps"
+    assert runs["slow"][4] == 1.0, "the best by the goal"
+    assert runs["slow"][6].startswith("█")
+    assert runs["slow"][6].endswith("▁")
+    assert len(runs["slow"][6]) <= 20
+    assert {row[0]: row[1] for row in asked("run", "Configuration")}.keys() == {"layers", "lr", "max_steps"}
     assert [row[:1] for row in asked("pipeline", "Missing")] == [(0,)]

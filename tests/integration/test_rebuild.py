@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from pulsetrain.forwarder.places import Place, destination, read_json
 from pulsetrain_consumers.clickhouse import connect
@@ -342,3 +343,35 @@ def _letter_offset(pipeline: Pipeline, partition: int) -> int:
     return int(
         pipeline.client.query(f"SELECT kafka_offset FROM dead_letters WHERE kafka_partition = {partition}").one()
     )
+
+
+def test_a_copy_of_clickhouse_that_is_put_back_is_caught_up_from_the_log(pipeline: Pipeline) -> None:
+    """As docs/operations.md has it: the copy, and the writers begin before it; nothing twice, nothing lost."""
+    writer = pipeline.writer("--max-age", "0.05").wait_ready()
+    for number in range(8):
+        pipeline.send(metric_batch(f"v{number}", 1, 40, run_id=f"s{number}"))
+    pipeline.sent()
+    pipeline.count("metrics", expected=8 * 80)
+    writer.stop(20)
+    copy = f"{pipeline.address.database}_copy"
+    pipeline.client.execute(f"CREATE DATABASE {copy}")
+    for table in WRITER_TABLES:
+        pipeline.client.execute(f"CREATE TABLE {copy}.{table} AS {table}")
+        pipeline.client.execute(f"INSERT INTO {copy}.{table} SELECT * FROM {table}")
+
+    again = pipeline.writer("--max-age", "0.05").wait_ready()
+    send_everything(pipeline)
+    settled(pipeline, letters=3)
+    whole = {one.table: one for one in held(pipeline)}
+    again.stop(20)
+
+    for table in WRITER_TABLES:
+        pipeline.client.execute(f"DROP TABLE {table} SYNC")
+        pipeline.client.execute(f"RENAME TABLE {copy}.{table} TO {table}")
+    with closing(KafkaConsumer(group_id="pulsetrain-writer", bootstrap_servers=pipeline.broker)) as group:
+        topics = [TOPICS[name].kafka_name for name in ("runs", "metrics", "system", "logs", "alerts", "dead_letters")]
+        partitions = [TopicPartition(topic, n) for topic in topics for n in group.partitions_for_topic(topic)]
+        group.assign(partitions)
+        group.commit({partition: OffsetAndMetadata(0, "", -1) for partition in partitions})
+    pipeline.writer("--max-age", "0.05").wait_ready()
+    wait_for(lambda: {one.table: one for one in held(pipeline)} == whole, 30, "the same tables as before", 0.2)

@@ -78,6 +78,33 @@ def test_the_command_creates_the_topics_and_check_then_agrees(kafka_broker: str,
     assert (checked.exit_code, checked.output.count(" ok ")) == (0, len(TOPICS))
 
 
+@pytest.mark.kafka
+def test_partitions_are_added_where_they_are_asked_for_and_never_taken(
+    kafka_broker: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PULSETRAIN_KAFKA", kafka_broker)
+
+    def partitions(*arguments: str) -> dict[str, int]:
+        told = CliRunner().invoke(topics_command, ["--json", *arguments])
+        assert told.exit_code == 0, told.output
+        return {row["topic"].removeprefix("pulsetrain."): row["partitions"] for row in json.loads(told.output)}
+
+    before = partitions()
+    grown = partitions("--partitions", "metrics=7", "--partitions", "pulsetrain.logs=3")
+    assert grown == {**before, "metrics": 7, "logs": 3}
+    assert partitions("--partitions", "metrics=5") == grown
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("alerts=2", "is none of runs, metrics"), ("metrics", "is not TOPIC=N"), ("metrics=-1", "is not TOPIC=N")],
+)
+def test_what_cannot_be_a_number_of_partitions_is_refused(text: str, said: str):
+    told = CliRunner().invoke(topics_command, ["--partitions", text])
+    assert told.exit_code == 2
+    assert said in told.output
+
+
 def test_the_command_says_what_to_do_where_no_kafka_is_known():
     told = CliRunner().invoke(topics_command, [])
     assert told.exit_code == 1

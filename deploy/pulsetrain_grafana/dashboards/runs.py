@@ -20,9 +20,60 @@ def _count(states: str) -> str:
     return sql(f"SELECT countIf(state IN ({states})) AS runs FROM runs WHERE {_PROJECT}")
 
 
+# What scripts call the length of their training; without any of these there is no progress to show.
+_STEPS = (
+    "'max_steps', 'total_steps', 'num_steps', 'num_training_steps', 'train_steps', 'steps', 'max_iters', 'iterations'"
+)
+_EPOCHS = "'epochs', 'num_epochs', 'max_epochs', 'num_train_epochs', 'n_epochs'"
+_LATEST = "v.number, (v.attempt, v.ts, v.sequence)"
+_PROGRESS = f"""
+    SELECT v.run_id AS run_id, argMaxIf({_LATEST}, v.section = 'config' AND v.key IN ({_STEPS})) AS steps,
+        argMaxIf({_LATEST}, v.section = 'config' AND v.key IN ({_EPOCHS})) AS epochs,
+        argMaxIf({_LATEST}, v.section = 'summary' AND v.key = 'epoch') AS epoch
+    FROM run_values AS v
+    WHERE v.{_PROJECT} AND v.number IS NOT NULL
+        AND (v.section = 'config' AND v.key IN ({_STEPS}, {_EPOCHS}) OR v.section = 'summary' AND v.key = 'epoch')
+    GROUP BY run_id
+"""
+# Of the newest runs, in twenty places: the points of short ones, and buckets of the pyramid of long ones.
+_PLACES = 20
+_SPANS = f"""
+    SELECT p.run_id AS run_id, min(p.first_step) AS begin, max(p.last_step) - min(p.first_step) + 1 AS length,
+        multiIf(length < 64000, -1, length < 512000, 0, length < 4096000, 1, 2) AS fine_enough
+    FROM metric_pyramid AS p
+    WHERE p.level = 5 AND p.{_PROJECT} AND p.metric = {one("metric")} AND p.run_id IN
+    (
+        SELECT run_id FROM run_events WHERE kind = 'start' AND {_PROJECT}
+        GROUP BY run_id ORDER BY min(attempt_started) DESC LIMIT 200
+    )
+    GROUP BY run_id
+"""
+_CURVES = f"""
+    SELECT run_id, arraySort(groupArray((place, mean))).2 AS means, arrayMin(means) AS low, arrayMax(means) AS high,
+        arrayStringConcat(arrayMap(one -> substringUTF8('▁▂▃▄▅▆▇█',
+            toUInt8(1 + round(7 * if(high > low, (one - low) / (high - low), 0))), 1), means)) AS drawn
+    FROM
+    (
+        SELECT m.run_id AS run_id, intDiv((m.step - s.begin) * {_PLACES}, s.length) AS place, avg(m.value) AS mean
+        FROM latest_metrics AS m
+        INNER JOIN ({_SPANS}) AS s ON s.run_id = m.run_id
+        WHERE s.fine_enough = -1 AND m.{_PROJECT} AND m.metric = {one("metric")} AND isFinite(m.value)
+        GROUP BY run_id, place
+        UNION ALL
+        SELECT p.run_id AS run_id, intDiv((p.first_step - s.begin) * {_PLACES}, s.length) AS place,
+            sum(assumeNotNull(p.mean) * p.finite) / sum(p.finite) AS mean
+        FROM metric_pyramid AS p
+        INNER JOIN ({_SPANS}) AS s ON s.run_id = p.run_id
+        WHERE p.level = s.fine_enough AND p.{_PROJECT} AND p.metric = {one("metric")} AND p.finite > 0
+        GROUP BY run_id, place
+    )
+    GROUP BY run_id
+"""
 _RUNS = sql(f"""
-    SELECT r.name AS run, r.run_id AS run_id, r.state AS state, m.best AS best, m.last AS last,
-        m.last_step AS `last step`,
+    SELECT r.name AS run, r.run_id AS run_id, r.state AS state,
+        multiIf(r.state = 'finished', 1, t.steps > 0, least(1, (m.last_step + 1) / t.steps),
+            t.epochs > 0, least(1, t.epoch / t.epochs), NULL) AS progress,
+        m.best AS best, m.last AS last, c.drawn AS curve, m.last_step AS `last step`,
         r.created AS created, r.duration AS duration, r.last_seen AS heard, r.host AS host, arrayStringConcat(r.tags,
             ', ') AS tags,
         r.`group` AS `group`, left(r.git_commit, 10) AS commit, r.attempt + 1 AS attempts
@@ -37,6 +88,8 @@ _RUNS = sql(f"""
         WHERE p.level = 5 AND p.{_PROJECT}
         GROUP BY run_id
     ) AS m ON r.run_id = m.run_id
+    LEFT JOIN ({_PROGRESS}) AS t ON r.run_id = t.run_id
+    LEFT JOIN ({_CURVES}) AS c ON r.run_id = c.run_id
     WHERE r.{_PROJECT}
     ORDER BY r.created DESC
     LIMIT 10000
@@ -123,7 +176,8 @@ BOARD = Board(
                 linked(
                     rows(
                         "Runs",
-                        "The newest first; best and last are of the metric chosen above. A click on a run opens it.",
+                        "The newest first; best, last and curve (of the newest 200) are of the metric chosen above. "
+                        "Progress is by the steps or epochs in the configuration. A click on a run opens it.",
                         _RUNS,
                         height=12,
                         units={
@@ -132,6 +186,7 @@ BOARD = Board(
                             "heard": "dateTimeFromNow",
                             "last step": "locale",
                         },
+                        shares=["progress"],
                     ),
                     "run",
                     "Open the run",
