@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from tests.stack_fixture import Stack, running_stack
 from tests.waiting import wait_for
@@ -63,7 +64,9 @@ def test_a_stack_goes_up_is_found_and_goes_down_and_comes_back_at_its_addresses(
     assert first["state"] == "up"
     assert sorted(service["name"] for service in first["services"]) == SERVICES
     assert all(psutil.pid_exists(service["pid"]) for service in first["services"])
-    assert set(first["environment"]) == {"PULSETRAIN_HOME", "PULSETRAIN_KAFKA", "PULSETRAIN_CLICKHOUSE"}
+    told = {"PULSETRAIN_HOME", "PULSETRAIN_KAFKA", "PULSETRAIN_CLICKHOUSE", "PULSETRAIN_CLICKHOUSE_HTTP"}
+    assert set(first["environment"]) == told
+    assert requests.get(f"{first['environment']['PULSETRAIN_CLICKHOUSE_HTTP']}/ping", timeout=5).text == "Ok.\n"
 
     again = pulsetrain("up", "--detach")
     assert "already up" in again.stdout

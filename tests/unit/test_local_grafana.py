@@ -70,7 +70,8 @@ def test_what_provisioning_asks_for_is_in_its_environment(
     assert {"PULSETRAIN_CLICKHOUSE_HOST", "PULSETRAIN_DASHBOARDS"} < asked <= made.keys()
     assert ("PULSETRAIN_PROMETHEUS" in asked) == (prometheus is not None)
     laid_out = {file.name for file in data.rglob("*") if file.is_file()}
-    shipped = {file.name for file in grafana.shipped().rglob("*") if file.is_file()}
+    folders = [grafana.shipped() / name for name in ("provisioning", "dashboards")]
+    shipped = {file.name for folder in folders for file in folder.rglob("*") if file.is_file()}
     assert shipped - laid_out == (set() if prometheus else set(OF_PROMETHEUS))
 
 

@@ -40,7 +40,7 @@ ORDER BY number
 """
 
 
-class NotOfACluster(migrations.MigrationError):
+class NotOfACluster(ClickHouseError):
     """The database cannot be made on the cluster that was named."""
 
 
