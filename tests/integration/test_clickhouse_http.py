@@ -249,6 +249,23 @@ def test_a_query_ends_when_its_client_goes_away(any_clickhouse: ClickHouse, http
     wait_for(lambda: http.text(other) == "0\n", 10, "the query to end")
 
 
+def test_a_client_that_goes_away_in_the_middle_of_its_answer_leaves_nothing_running(
+    any_clickhouse: ClickHouse, http: Http
+) -> None:
+    user, password = http.login
+    query = f"SELECT number AS {http.database} FROM numbers(10000000000) FORMAT Native"
+    with socket.create_connection((any_clickhouse.host, any_clickhouse.http_port)) as connection:
+        head = f"X-ClickHouse-User: {user}\r\nX-ClickHouse-Key: {password}\r\nContent-Length: {len(query)}\r\n\r\n"
+        connection.sendall(f"POST / HTTP/1.1\r\nHost: x\r\n{head}{query}".encode())
+        read = 0
+        while read < 1 << 20:
+            read += len(connection.recv(1 << 16))
+    running = (
+        f"SELECT count() FROM system.processes WHERE query LIKE '%AS {http.database} %' AND query LIKE '%numbers%'"
+    )
+    wait_for(lambda: http.text(f"{running} AND query NOT LIKE '%processes%'") == "0\n", 10, "the query to end")
+
+
 def test_connections_are_kept_and_many_ask_at_once(http: Http) -> None:
     wrong: list[str] = []
 

@@ -104,7 +104,7 @@ def test_a_run_goes_from_every_table_after_its_copy_and_the_others_stay(stack: S
 
     again = stack.pulsetrain("delete", f"{project}/gone", "--yes", check=False)
     assert again.returncode == 1
-    assert "there is no project or run called" in again.stderr
+    assert "there is no run called" in again.stderr
     there = stack.pulsetrain("delete", f"{project}/kept", "--yes", "--export", str(folder), check=False)
     assert "is there already" in there.stderr
     assert rows(stack, project, "kept") == kept
@@ -124,6 +124,19 @@ def test_what_comes_of_a_deleted_run_afterwards_is_not_stored_and_a_new_attempt_
     assert stack.sql("SELECT count() FROM metrics WHERE project = 'late' AND run_id = 'r' AND metric = 'loss'") == [
         (5,)
     ]
+
+
+def test_a_word_that_means_several_runs_deletes_none(stack: Stack) -> None:
+    for project in ("here", "there"):
+        log(stack, project, "same", steps=3)
+    log(stack, "there", "here", steps=3)
+    several = stack.pulsetrain("delete", "same", "--yes", check=False)
+    assert several.returncode == 1
+    assert "2 runs are called 'same'; say which" in several.stderr
+    either = stack.pulsetrain("delete", "here", "--yes", check=False)
+    assert either.returncode == 1
+    assert "here is a project, and a run is called so too: say there/here" in either.stderr
+    assert stack.sql("SELECT count() FROM runs WHERE project IN ('here', 'there')") == [(3,)]
 
 
 def test_a_project_goes_whole(stack: Stack) -> None:

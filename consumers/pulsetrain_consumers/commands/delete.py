@@ -16,6 +16,7 @@ from pulsetrain_schemas.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pulsetrain_consumers.reading.database import Database
     from pulsetrain_consumers.reading.model import RunRecord
     from pulsetrain_consumers.retention.deletion import Deleted, Progress
 
@@ -48,12 +49,11 @@ def delete(targets: tuple[str, ...], folder: Path | None, force: bool, yes: bool
     from pulsetrain_consumers.clickhouse import ClickHouseError, connect
     from pulsetrain_consumers.commands.actor import actor
     from pulsetrain_consumers.reading.database import Database, locate
-    from pulsetrain_consumers.reading.runs import resolve
     from pulsetrain_consumers.retention import copies, deletion
 
     address = locate()
     with Database(address) as database, connect(address, timeout=3600.0, client_name="pulsetrain delete") as client:
-        runs = resolve(database, targets)
+        runs = _meant(database, targets)
         keys = [run.key for run in runs]
         try:
             rows = deletion.held(client, keys)
@@ -91,6 +91,26 @@ def delete(targets: tuple[str, ...], folder: Path | None, force: bool, yes: bool
         "copy": None if folder is None else str(folder),
     }
     _tell(as_json, told, _lines(runs, done, kafka, folder))
+
+
+def _meant(database: Database, targets: Sequence[str]) -> list[RunRecord]:
+    """The runs that are meant, each once. Raises UserError where a target could mean more than one thing."""
+    from pulsetrain_consumers.reading.runs import find_run, list_runs, matching, projects
+
+    known = set(projects(database))
+    found: dict[tuple[str, str], RunRecord] = {}
+    for target in targets:
+        if target not in known:
+            runs = [find_run(database, target)]
+        elif others := matching(database, target):
+            raise UserError(
+                f"{target} is a project, and a run is called so too: say {others[0].project}/{others[0].run_id}, or "
+                "the project's runs one by one"
+            )
+        else:
+            runs = list_runs(database, target)
+        found.update({run.key: run for run in runs})
+    return list(found.values())
 
 
 def _announce(runs: Sequence[RunRecord], rows: Mapping[str, int], as_json: bool) -> None:

@@ -35,11 +35,12 @@ _PROGRESS = f"""
         AND (v.section = 'config' AND v.key IN ({_STEPS}, {_EPOCHS}) OR v.section = 'summary' AND v.key = 'epoch')
     GROUP BY run_id
 """
-# Of the newest runs, in twenty places: the points of short ones, and buckets of the pyramid of long ones.
+# Of the newest runs, in twenty places: the points of those of fewer than 20 * 64 steps, else the highest level of the
+# pyramid that has so many buckets.
 _PLACES = 20
 _SPANS = f"""
     SELECT p.run_id AS run_id, min(p.first_step) AS begin, max(p.last_step) - min(p.first_step) + 1 AS length,
-        multiIf(length < 64000, -1, length < 512000, 0, length < 4096000, 1, 2) AS fine_enough
+        multiIf(length < 1280, -1, length < 10240, 0, length < 81920, 1, length < 655360, 2, 3) AS fine_enough
     FROM metric_pyramid AS p
     WHERE p.level = 5 AND p.{_PROJECT} AND p.metric = {one("metric")} AND p.run_id IN
     (

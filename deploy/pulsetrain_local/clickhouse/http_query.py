@@ -5,7 +5,7 @@ is data. Parameters of the URL that mean nothing to this server are settings, an
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -68,11 +68,15 @@ class HttpQuery:
 
 @dataclass(slots=True)
 class HttpAnswer:
-    """The result. `whole` where it is one piece; else it comes as the engine gives it, and may break off."""
+    """The result. `whole` where it is one piece; else it comes as the engine gives it, and may break off.
+
+    `close` ends what the engine still does for it; to be called in any case.
+    """
 
     format: str = ""
     whole: bytes | None = b""
     pieces: Iterator[bytes] = field(default_factory=lambda: iter(()))
+    close: Callable[[], None] = lambda: None
 
 
 def text_and_data(url_query: str, body: Iterator[bytes]) -> tuple[str, Iterator[bytes]]:
@@ -142,10 +146,10 @@ def _stream(sql: str, query: HttpQuery, engine: EngineConnection, watching: Watc
     """Blocks as they come. The first is waited for: until then an error is an error, and not a broken answer."""
     blocks = _blocks(sql, query, engine, watching)
     first = next(blocks)
-    return HttpAnswer("Native", None, itertools.chain((first,), blocks))
+    return HttpAnswer("Native", None, itertools.chain((first,), blocks), blocks.close)
 
 
-def _blocks(sql: str, query: HttpQuery, engine: EngineConnection, watching: Watching) -> Iterator[bytes]:
+def _blocks(sql: str, query: HttpQuery, engine: EngineConnection, watching: Watching) -> Generator[bytes, None, None]:
     any_came = False
     with watching(query.text) as watched, engine.stream(sql) as stream:
         for block in stream:

@@ -124,7 +124,11 @@ class HttpHandler(BaseHTTPRequestHandler):
                 raise EngineError(AUTHENTICATION_FAILED, refusal(user))
             query = self._read(parameters, may_change=may_change)
             with self._engine(login, parameters) as engine:
-                self._send(execute(query, login, self.server.host, engine, self._watching(engine)), parameters, engine)
+                answer = execute(query, login, self.server.host, engine, self._watching(engine))
+                try:
+                    self._send(answer, parameters, engine)
+                finally:
+                    answer.close()
         except EngineError as error:
             log.info("%s: %s", self.client_address[0], error)
             self._send_error(error.code, str(error))
