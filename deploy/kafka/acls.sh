@@ -48,7 +48,7 @@ allow monitor Read topic pulsetrain.runs pulsetrain.metrics pulsetrain.system
 allow monitor Read,Write topic pulsetrain.alerts pulsetrain.schemas
 allow monitor Read group pulsetrain-monitor
 
-# Whoever sets it up and runs it: `pulsetrain topics`, `migrate --rebuild`, `verify`, `dlq`, and `stop` and `signal`. The last two
-# end training: whoever has this user has that right.
-allow admin Create,Describe,DescribeConfigs,Read,Write prefixed-topic pulsetrain.
+# Whoever sets it up and runs it: `pulsetrain topics` (Alter is for its --partitions), `migrate --rebuild`, `verify`, `dlq`, and
+# `stop` and `signal`. The last two end training: whoever has this user has that right.
+allow admin Create,Alter,Describe,DescribeConfigs,Read,Write prefixed-topic pulsetrain.
 allow admin Read,Describe prefixed-group pulsetrain-

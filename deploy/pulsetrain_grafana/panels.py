@@ -115,12 +115,20 @@ def rows(
     height: int = 10,
     units: Mapping[str, str] | None = None,
     shares: Sequence[str] = (),
+    beside: Sequence[str] = (),
+    order: Sequence[str] = (),
 ) -> table.Panel:
     """A table. `units` are by column, `shares` columns of 0 to 1, drawn as bars.
 
-    Columns state and severity have their colours, texts their width.
+    Queries `beside` the first give more columns of the rows that have the same values in the columns that they share;
+    the columns of `order` come first. Columns state and severity have their colours, texts their width.
     """
-    panel = _made(table.Panel(), title, description, [Query(query)], width, height).unit("none")
+    asked = [Query(text, ref=chr(ord("A") + i)) for i, text in enumerate((query, *beside))]
+    panel = _made(table.Panel(), title, description, asked, width, height).unit("none")
+    if beside:
+        panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
+        places = {name: place for place, name in enumerate(order)}
+        panel.with_transformation(dashboard.DataTransformerConfig(id_val="organize", options={"indexByName": places}))
     panel.cell_height(common.TableCellHeight.SM).show_header(True).filterable(True)
     for name, unit in (units or {}).items():
         panel.override_by_name(name, [_property("unit", unit)])

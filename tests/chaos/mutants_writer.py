@@ -108,9 +108,9 @@ def write_the_ledger_before_the_rows() -> Iterator[None]:
     """A batch is said to be stored before it is: after a crash in between, it is left out as a duplicate."""
     store_batch, write = WriterSink._store_batch, WriterSink._write_ledger
 
-    def ledger_first(self: WriterSink, batch: Batch[Any]) -> Any:
+    def ledger_first(self: WriterSink, batch: Batch[Any], *more: Any) -> Any:
         write(self, [self._without_duplicates(batch)])
-        return store_batch(self, batch)
+        return store_batch(self, batch, *more)
 
     with (
         mock.patch.object(WriterSink, "_store_batch", ledger_first),

@@ -241,6 +241,7 @@ def test_the_writer_puts_aside_what_it_cannot_read(secured: Secured):
 
 def test_the_admin_checks_the_topics_and_may_stop_a_run(secured: Secured):
     assert secured.pulsetrain("admin", "topics", "--check").returncode == 0
+    assert secured.pulsetrain("admin", "topics", "--partitions", "media=3").returncode == 0
     producer = KafkaProducer(**secured.client("admin"))
     producer.send("pulsetrain.control", b"", b"key").get(timeout=20)
     producer.close()

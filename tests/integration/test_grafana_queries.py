@@ -79,8 +79,11 @@ def test_the_numbers_are_what_was_logged(filled: tuple[Stack, Range]) -> None:
     assert {runs["slow"][0], runs["fast"][0]} == {"lr=0.1", "lr=0.2"}
     assert 0 < runs["slow"][3] <= 1, "the progress, by max_steps"
     assert runs["slow"][4] == 1.0, "the best by the goal"
-    assert runs["slow"][6].startswith("█")
-    assert runs["slow"][6].endswith("▁")
-    assert len(runs["slow"][6]) <= 20
+    curves = dict(asked("runs", " Runs B"))
+    assert curves.keys() == {"slow", "fast"}, "of those that have the metric"
+    for curve in curves.values():
+        assert curve.startswith("█")
+        assert curve.endswith("▁")
+        assert len(curve) <= 20
     assert {row[0]: row[1] for row in asked("run", "Configuration")}.keys() == {"layers", "lr", "max_steps"}
     assert [row[:1] for row in asked("pipeline", "Missing")] == [(0,)]

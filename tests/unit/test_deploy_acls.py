@@ -50,7 +50,7 @@ def test_a_training_machine_joins_no_group_and_reads_nothing_of_what_others_logg
 
 
 def test_only_who_runs_it_may_stop_training_and_make_topics():
-    assert {one.user for one in acls() if one.operation in ("Create", "DescribeConfigs")} == {"admin"}
+    assert {one.user for one in acls() if one.operation in ("Create", "Alter", "DescribeConfigs")} == {"admin"}
     for user in READ:
         assert TOPICS["control"].kafka_name not in _names(user, "Write")
 

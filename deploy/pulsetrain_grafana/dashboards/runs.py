@@ -35,46 +35,62 @@ _PROGRESS = f"""
         AND (v.section = 'config' AND v.key IN ({_STEPS}, {_EPOCHS}) OR v.section = 'summary' AND v.key = 'epoch')
     GROUP BY run_id
 """
-# Of the newest runs, in twenty places: the points of those of fewer than 20 * 64 steps, else the highest level of the
-# pyramid that has so many buckets.
+# The shape of the metric in each of the newest runs, in twenty places: from the points of those of fewer than 20 * 64
+# steps, else from the highest level of the pyramid that has so many buckets. Which that is is asked once, as an array.
 _PLACES = 20
-_SPANS = f"""
-    SELECT p.run_id AS run_id, min(p.first_step) AS begin, max(p.last_step) - min(p.first_step) + 1 AS length,
-        multiIf(length < 1280, -1, length < 10240, 0, length < 81920, 1, length < 655360, 2, 3) AS fine_enough
-    FROM metric_pyramid AS p
-    WHERE p.level = 5 AND p.{_PROJECT} AND p.metric = {one("metric")} AND p.run_id IN
-    (
-        SELECT run_id FROM run_events WHERE kind = 'start' AND {_PROJECT}
-        GROUP BY run_id ORDER BY min(attempt_started) DESC LIMIT 200
-    )
-    GROUP BY run_id
-"""
-_CURVES = f"""
-    SELECT run_id, arraySort(groupArray((place, mean))).2 AS means, arrayMin(means) AS low, arrayMax(means) AS high,
-        arrayStringConcat(arrayMap(one -> substringUTF8('▁▂▃▄▅▆▇█',
-            toUInt8(1 + round(7 * if(high > low, (one - low) / (high - low), 0))), 1), means)) AS drawn
+_CURVES = sql(f"""
+    WITH
+        (
+            SELECT groupArray((run_id, begin, length, multiIf(length < 1280, -1, length < 10240, 0, length < 81920, 1,
+                length < 655360, 2, 3)))
+            FROM
+            (
+                SELECT toString(p.run_id) AS run_id, min(p.first_step) AS begin,
+                    max(p.last_step) - min(p.first_step) + 1 AS length
+                FROM metric_pyramid AS p
+                WHERE p.level = 5 AND p.{_PROJECT} AND p.metric = {one("metric")} AND p.run_id IN
+                (
+                    SELECT run_id FROM run_events WHERE kind = 'start' AND {_PROJECT}
+                    GROUP BY run_id ORDER BY min(attempt_started) DESC LIMIT 100
+                )
+                GROUP BY p.run_id
+            )
+        ) AS spans,
+        arrayMap(span -> span.1, spans) AS ids,
+        arrayMap(span -> span.2, spans) AS begins,
+        arrayMap(span -> span.3, spans) AS lengths,
+        arrayMap(span -> span.1, arrayFilter(span -> span.4 < 0, spans)) AS short,
+        arrayMap(span -> (span.1, toUInt8(span.4)), arrayFilter(span -> span.4 >= 0, spans)) AS long
+    SELECT run_id, arrayStringConcat(arrayMap(one -> substringUTF8('▁▂▃▄▅▆▇█', toUInt8(1 + round(7 *
+        if(arrayMax(means) > arrayMin(means), (one - arrayMin(means)) / (arrayMax(means) - arrayMin(means)), 0))), 1),
+        means)) AS curve
     FROM
     (
-        SELECT m.run_id AS run_id, intDiv((m.step - s.begin) * {_PLACES}, s.length) AS place, avg(m.value) AS mean
-        FROM latest_metrics AS m
-        INNER JOIN ({_SPANS}) AS s ON s.run_id = m.run_id
-        WHERE s.fine_enough = -1 AND m.{_PROJECT} AND m.metric = {one("metric")} AND isFinite(m.value)
-        GROUP BY run_id, place
-        UNION ALL
-        SELECT p.run_id AS run_id, intDiv((p.first_step - s.begin) * {_PLACES}, s.length) AS place,
-            sum(assumeNotNull(p.mean) * p.finite) / sum(p.finite) AS mean
-        FROM metric_pyramid AS p
-        INNER JOIN ({_SPANS}) AS s ON s.run_id = p.run_id
-        WHERE p.level = s.fine_enough AND p.{_PROJECT} AND p.metric = {one("metric")} AND p.finite > 0
-        GROUP BY run_id, place
+        SELECT run_id, arrayMap(point -> point.2, arraySort(groupArray((place, mean)))) AS means
+        FROM
+        (
+            SELECT run_id, intDiv((step - transform(run_id, ids, begins, toInt64(0))) * {_PLACES},
+                transform(run_id, ids, lengths, toInt64(1))) AS place, avg(value) AS mean
+            FROM
+            (
+                SELECT toString(m.run_id) AS run_id, m.step AS step, m.value AS value
+                FROM latest_metrics AS m
+                WHERE m.{_PROJECT} AND m.metric = {one("metric")} AND m.run_id IN short AND isFinite(m.value)
+                UNION ALL
+                SELECT toString(p.run_id) AS run_id, p.first_step AS step, assumeNotNull(p.mean) AS value
+                FROM metric_pyramid AS p
+                WHERE p.{_PROJECT} AND p.metric = {one("metric")} AND (p.run_id, p.level) IN long AND p.finite > 0
+            )
+            GROUP BY run_id, place
+        )
+        GROUP BY run_id
     )
-    GROUP BY run_id
-"""
+""")
 _RUNS = sql(f"""
     SELECT r.name AS run, r.run_id AS run_id, r.state AS state,
         multiIf(r.state = 'finished', 1, t.steps > 0, least(1, (m.last_step + 1) / t.steps),
             t.epochs > 0, least(1, t.epoch / t.epochs), NULL) AS progress,
-        m.best AS best, m.last AS last, c.drawn AS curve, m.last_step AS `last step`,
+        m.best AS best, m.last AS last, m.last_step AS `last step`,
         r.created AS created, r.duration AS duration, r.last_seen AS heard, r.host AS host, arrayStringConcat(r.tags,
             ', ') AS tags,
         r.`group` AS `group`, left(r.git_commit, 10) AS commit, r.attempt + 1 AS attempts
@@ -84,13 +100,12 @@ _RUNS = sql(f"""
         SELECT p.run_id AS run_id, max(p.last_step) AS last_step,
             if({one("goal")} = 'max', maxIf(p.max, p.metric = {one("metric")}), minIf(p.min,
                 p.metric = {one("metric")})) AS best,
-            argMaxIf(p.last, p.last_step, p.metric = {one("metric")}) AS last
+            argMaxOrNullIf(p.last, p.last_step, p.metric = {one("metric")}) AS last
         FROM metric_pyramid AS p
         WHERE p.level = 5 AND p.{_PROJECT}
         GROUP BY run_id
     ) AS m ON r.run_id = m.run_id
     LEFT JOIN ({_PROGRESS}) AS t ON r.run_id = t.run_id
-    LEFT JOIN ({_CURVES}) AS c ON r.run_id = c.run_id
     WHERE r.{_PROJECT}
     ORDER BY r.created DESC
     LIMIT 10000
@@ -177,7 +192,7 @@ BOARD = Board(
                 linked(
                     rows(
                         "Runs",
-                        "The newest first; best, last and curve (of the newest 200) are of the metric chosen above. "
+                        "The newest first; best, last and curve (of the newest 100) are of the metric chosen above. "
                         "Progress is by the steps or epochs in the configuration. A click on a run opens it.",
                         _RUNS,
                         height=12,
@@ -188,6 +203,8 @@ BOARD = Board(
                             "last step": "locale",
                         },
                         shares=["progress"],
+                        beside=[_CURVES],
+                        order=["run", "state", "progress", "best", "last", "curve"],
                     ),
                     "run",
                     "Open the run",
