@@ -21,3 +21,6 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("PULSETRAIN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PULSETRAIN_DIR", str(tmp_path / "runs"))
+    # Whatever is on the PATH of this machine: a stack is what a test asks for.
+    for name in ("PULSETRAIN_GRAFANA_HOME", "PULSETRAIN_PROMETHEUS_HOME"):
+        monkeypatch.setenv(name, "off")
