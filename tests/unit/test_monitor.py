@@ -168,6 +168,17 @@ def test_a_host_that_dies_while_no_monitor_is_up_is_missed_though_nothing_ever_c
     assert told(rig, "lost_host") == [("r", "lost_host", "firing")]
 
 
+def test_a_monitor_that_dies_right_after_the_first_message_ever_leaves_one_that_knows_the_time():
+    rig = Rig()
+    beats(rig, "r")
+    rig.settle(Process(rig), 2, 0.1)
+    saved = json.loads(rig.table[PLACE][1])
+    assert saved["now"] == 0, "it has read, and has not looked at the time"
+    assert 1 in saved["at"].values()
+    rig.settle(Process(rig), 200, 10.0)
+    assert told(rig, "lost_host") == [("r", "lost_host", "firing")]
+
+
 # --- what is away, and damage
 
 

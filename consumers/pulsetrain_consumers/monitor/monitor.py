@@ -163,7 +163,9 @@ class Monitor:
             self._say("kafka", self._follower.problem())
             return
         self._has_begun = True
-        self._latest, self._latest_at = self._now, self._clock.monotonic()
+        # Where it was saved before a look at the time, what was heard of the runs tells it: nothing more may come.
+        self._latest = max([self._now, *(watched.heard_at for watched in self._runs.values())])
+        self._latest_at = self._clock.monotonic()
         self._ticked_at = self._latest_at
         self._backoff.reset()
         self._say("kafka", None)
