@@ -80,8 +80,15 @@ def test_a_run_goes_from_every_table_after_its_copy_and_the_others_stay(stack: S
     project = "weg's 삭제"
     log(stack, project, "gone")
     log(stack, project, "kept")
+    for host, own, run_ids in (("pool", "", "['gone', 'kept']"), ("own", "gone", "['gone']")):
+        stack.sql(
+            "INSERT INTO system_10s (host, metric, project, run_id, time, count, sketch, run_ids, version) "
+            "SELECT %(host)s, 'process_cpu_percent', %(project)s, %(own)s, now(), 1, "
+            f"quantilesDDState(0.01, 0.5, 0.9, 0.99)(7.), {run_ids}, 1",
+            {"host": host, "own": own, "project": project if own else ""},
+        )
     before, kept = rows(stack, project, "gone"), rows(stack, project, "kept")
-    assert {"metrics", "texts", "logs", "run_events", "run_values", "stored_batches"} <= before.keys()
+    assert {"system_10s", "metrics", "texts", "logs", "run_events", "run_values", "stored_batches"} <= before.keys()
     refused = stack.pulsetrain("delete", f"{project}/gone", check=False)
     assert refused.returncode == 1
     assert "give --yes" in refused.stderr
@@ -100,6 +107,9 @@ def test_a_run_goes_from_every_table_after_its_copy_and_the_others_stay(stack: S
     table = pq.read_table(folder / "metrics.parquet").to_pandas()
     assert len(table[table.metric == "loss"]) == 70
     assert set(table.run_id) == {"gone"}
+    (sums,) = pq.read_table(folder / "system_10s.parquet")["sketch"].to_pylist()
+    assert sums == pytest.approx([7, 7, 7], rel=0.02)
+    assert stack.sql("SELECT host, run_ids FROM system_10s WHERE host IN ('own', 'pool')") == [("pool", ["kept"])]
     assert "s3cret" in "".join(pq.read_table(folder / "run_values.parquet")["value"].to_pylist())
 
     again = stack.pulsetrain("delete", f"{project}/gone", "--yes", check=False)

@@ -53,7 +53,8 @@ def copy(
 
 
 def _copy_table(database: Database, table: str, runs: Sequence[tuple[str, str]], path: Path) -> int:
-    rows = database.stream(f"SELECT * FROM {table} WHERE {_ARE_THEIRS}", {"runs": list(runs)})  # noqa: S608
+    columns = _readable_columns(database, table)
+    rows = database.stream(f"SELECT {columns} FROM {table} WHERE {_ARE_THEIRS}", {"runs": list(runs)})  # noqa: S608
     written = 0
     try:
         with path.open("wb") as out:
@@ -67,6 +68,19 @@ def _copy_table(database: Database, table: str, runs: Sequence[tuple[str, str]],
         database.cancel()
         raise CopyFailed(f"{path} cannot be written: {error.strerror or error}") from error
     return written
+
+
+def _readable_columns(database: Database, table: str) -> str:
+    """All columns, in SQL; of one that holds the state of an aggregate what it comes to: no file could hold that."""
+    found = database.query(
+        "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = {table:String} "
+        "ORDER BY position",
+        table=table,
+    )
+    return ", ".join(
+        f"finalizeAggregation({name}) AS {name}" if kind.startswith("AggregateFunction") else name
+        for name, kind in ((f"`{name}`", kind) for name, kind in found.rows)
+    )
 
 
 def _digest(path: Path) -> str:

@@ -114,8 +114,11 @@ def _forget(
 ) -> None:
     """Takes their names out of the sums of machines, and what the monitor remembers of them."""
     for some in _few(runs):
-        ids = [run_id for _, run_id in some]
-        for table in POOLED:
+        # They stand there without their projects, so an id that a run of another project has as well stays.
+        told = {"ids": [run_id for _, run_id in some]}
+        others = client.query("SELECT DISTINCT run_id FROM run_events WHERE run_id IN %(ids)s", told).rows
+        ids = sorted(set(told["ids"]) - {run_id for (run_id,) in others})
+        for table in POOLED if ids else ():
             client.execute(
                 f"ALTER TABLE {table} UPDATE run_ids = arrayFilter(one -> NOT has(%(ids)s, one), run_ids) "
                 "WHERE hasAny(run_ids, %(ids)s)",

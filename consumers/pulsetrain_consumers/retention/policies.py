@@ -74,7 +74,7 @@ def apply(client: Client) -> None:
         ttl = wanted.get(table)
         there = " TTL " in present[table]
         if ttl is not None:
-            # What is past its time already is found by the merges, with no mutation of all that there is.
+            # ClickHouse tells by it of what there is as well, in the background (materialize_ttl_after_modify).
             client.execute(f"ALTER TABLE {table} MODIFY TTL {ttl}")
         elif there:
             client.execute(f"ALTER TABLE {table} REMOVE TTL")
