@@ -362,7 +362,12 @@ def test_a_copy_of_clickhouse_that_is_put_back_is_caught_up_from_the_log(pipelin
     again = pipeline.writer("--max-age", "0.05").wait_ready()
     send_everything(pipeline)
     settled(pipeline, letters=3)
-    whole = {one.table: one for one in held(pipeline)}
+
+    def tables() -> dict[str, Checksum]:
+        # What cannot be read is put aside again; `dead_letters` has it once.
+        return {one.table: one for one in held(pipeline) if one.table != "dead_letter_events"}
+
+    whole = tables()
     again.stop(20)
 
     for table in WRITER_TABLES:
@@ -374,4 +379,7 @@ def test_a_copy_of_clickhouse_that_is_put_back_is_caught_up_from_the_log(pipelin
         group.assign(partitions)
         group.commit({partition: OffsetAndMetadata(0, "", -1) for partition in partitions})
     pipeline.writer("--max-age", "0.05").wait_ready()
-    wait_for(lambda: {one.table: one for one in held(pipeline)} == whole, 30, "the same tables as before", 0.2)
+    wait_for(lambda: tables() == whole, 30, "the same tables as before", 0.2)
+    pipeline.count("dead_letter_events", expected=6)
+    pipeline.count("dead_letters", expected=3)
+    assert tables() == whole
