@@ -31,6 +31,8 @@ READER, READER_PASSWORD = binary_server.READER, "another"
 class ClickHouse:
     """A server that a test may stop, kill and start again over the same data."""
 
+    module = "pulsetrain_local.clickhouse"
+
     def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
         self.host, self.user, self.password = HOST, USER, PASSWORD
@@ -53,7 +55,7 @@ class ClickHouse:
         places += ["--http-port-file", str(http_port_file)]
         login = ["--user", USER, "--password-file", str(self.directory / "password")]
         login += ["--reader", READER, "--reader-password-file", str(self.directory / "reader")]
-        self._run([sys.executable, "-m", "pulsetrain_local.clickhouse", "--port", "0", *places, *login, *self._options])
+        self._run([sys.executable, "-m", self.module, "--port", "0", *places, *login, *self._options])
         wait_for(lambda: self._alive() and http_port_file.exists(), 30, "the ports of the ClickHouse server")
         self.port, self.http_port = int(port_file.read_text()), int(http_port_file.read_text())
 

@@ -27,10 +27,6 @@ _FORMERLY = {
 }
 
 
-# Where a table says how it stores: `ENGINE = ReplacingMergeTree(version)`.
-_ENGINE = re.compile(r"\bENGINE\s*=\s*(?=(?:Replacing|Aggregating|Summing)?MergeTree\b)")
-
-
 class MigrationError(Exception):
     """The migrations, or what a database says was applied of them, do not fit together."""
 
@@ -131,15 +127,3 @@ def split(text: str) -> tuple[str, ...]:
     if "".join(parts).strip():
         raise InvalidMigration("the last statement does not end with a semicolon")
     return tuple(statement for statement in statements if statement)
-
-
-def replicated(statement: str) -> str:
-    """The same statement for a database whose tables every replica of a cluster has; one that makes no table as it is.
-
-    Such a database (engine Replicated) gives each table its place in Keeper, so its engine needs no more than the name.
-    Tokens of inserts count across the replicas then, and not in each of them.
-    """
-    if not statement.startswith("CREATE TABLE"):
-        return statement
-    made = _ENGINE.sub("ENGINE = Replicated", statement)
-    return made.replace("non_replicated_deduplication_window", "replicated_deduplication_window")

@@ -177,9 +177,10 @@ def test_the_ledger_is_read_back_as_intervals(any_clickhouse: ClickHouse, databa
 def test_clickhouse_reads_every_statement_of_a_cluster(clickhouse_server: ClickHouse) -> None:
     """It cannot run them: the embedded engine serves no other replicas."""
     from pulsetrain_schemas import migrations
+    from pulsetrain_schemas.cluster import Shards
 
     client = clickhouse_server.client()
     for migration in migrations.load():
         for statement in migration.statements:
-            made = migrations.replicated(statement)
-            assert client.execute(f"EXPLAIN AST {made}")
+            for placed in Shards("db", "main").of(statement):
+                assert client.execute(f"EXPLAIN AST {placed.statement}")

@@ -35,6 +35,7 @@ INSERT_SETTINGS: Mapping[str, Any] = {
     "min_insert_block_size_rows": 1_048_449,
     "min_insert_block_size_bytes": 268_402_944,
     "max_partitions_per_insert_block": 0,
+    "distributed_foreground_insert": 1,  # where tables are distributed, it waits for the shards too
 }
 
 

@@ -28,7 +28,7 @@ _LINE_SECONDS = 5.0
 
 @click.command()
 @click.option("--check", "only_check", is_flag=True, help="Change nothing; exit with 1 where migrations are missing.")
-@click.option("--cluster", metavar="NAME", help="Make the database on all replicas of this cluster of ClickHouse.")
+@click.option("--cluster", metavar="NAME", help="Make the database on all servers of this cluster of ClickHouse.")
 @click.option("--checksum", is_flag=True, help="Print rows and a checksum of each table that is filled from Kafka.")
 @click.option("--rebuild", "anew", is_flag=True, help="Fill these tables anew from Kafka.")
 @click.option("--force", is_flag=True, help="With --rebuild: also where Kafka no longer has all that the tables have.")
@@ -50,7 +50,7 @@ def migrate(
     Migrations are numbered; each is applied once, and may not change afterwards. Safe to run twice at the same time.
 
     \b
-      pulsetrain migrate --cluster main the same tables, on every replica of a cluster (the first time)
+      pulsetrain migrate --cluster main the same tables on a cluster of ClickHouse (the first time)
       pulsetrain migrate --checksum     what the tables hold, as a number each
       pulsetrain migrate --rebuild      the same tables, from the log
 

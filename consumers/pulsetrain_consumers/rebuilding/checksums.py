@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pulsetrain_consumers.clickhouse import Client
 from pulsetrain_consumers.writer.sink import LEDGER
+from pulsetrain_schemas.cluster import quoted
 
 WRITER_TABLES = (
     LEDGER, "metrics", "texts", "system", "logs", "run_events", "run_values", "alert_events", "dead_letter_events"
@@ -47,8 +48,3 @@ def checksum(client: Client, table: str, database: str | None = None) -> Checksu
 def checksums(client: Client, tables: Sequence[str] = WRITER_TABLES, database: str | None = None) -> list[Checksum]:
     """Of each table, in their order."""
     return [checksum(client, table, database) for table in tables]
-
-
-def quoted(name: str) -> str:
-    """A name as SQL takes it, whatever is in it."""
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"

@@ -15,11 +15,12 @@ from types import TracebackType
 from typing import Self
 
 from pulsetrain_consumers.clickhouse import ClickHouseError, Client, connect
-from pulsetrain_consumers.clickhouse.migrate import REPLICATED
-from pulsetrain_consumers.rebuilding.checksums import WRITER_TABLES, quoted
+from pulsetrain_consumers.clickhouse.cluster import REPLICATED
+from pulsetrain_consumers.rebuilding.checksums import WRITER_TABLES
 from pulsetrain_consumers.runtime.broker import Partition
 from pulsetrain_consumers.writer.sink import LEDGER
 from pulsetrain_schemas.addresses import ClickHouseAddress
+from pulsetrain_schemas.cluster import quoted
 from pulsetrain_schemas.errors import UserError
 
 _FENCE = "rebuild_fence"

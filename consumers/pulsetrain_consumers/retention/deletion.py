@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pulsetrain_consumers.clickhouse import Client
+from pulsetrain_consumers.clickhouse.cluster import home_of
 from pulsetrain_consumers.monitor.watched import part
 from pulsetrain_consumers.retention.tables import POOLED, TABLES_OF_RUNS
 from pulsetrain_schemas.errors import UserError
@@ -103,9 +104,10 @@ _ARE_THEIRS = "(project, run_id) IN %(runs)s"
 def _mutate(
     client: Client, runs: Sequence[RunKey], report: Callable[[Progress], None], sleep: Callable[[float], None]
 ) -> None:
+    home = home_of(client)
     for some in _few(runs):
         for table in (*TABLES_OF_RUNS, *POOLED):
-            client.execute(f"ALTER TABLE {table} DELETE WHERE {_ARE_THEIRS}", {"runs": some})
+            client.execute(f"ALTER TABLE {home.of(table)} DELETE WHERE {_ARE_THEIRS}", {"runs": some})
     _wait(client, (*TABLES_OF_RUNS, *POOLED), report, sleep)
 
 
@@ -113,6 +115,7 @@ def _forget(
     client: Client, runs: Sequence[RunKey], sleep: Callable[[float], None], report: Callable[[Progress], None]
 ) -> None:
     """Takes their names out of the sums of machines, and what the monitor remembers of them."""
+    home = home_of(client)
     for some in _few(runs):
         # They stand there without their projects, so an id that a run of another project has as well stays.
         told = {"ids": [run_id for _, run_id in some]}
@@ -120,7 +123,7 @@ def _forget(
         ids = sorted(set(told["ids"]) - {run_id for (run_id,) in others})
         for table in POOLED if ids else ():
             client.execute(
-                f"ALTER TABLE {table} UPDATE run_ids = arrayFilter(one -> NOT has(%(ids)s, one), run_ids) "
+                f"ALTER TABLE {home.of(table)} UPDATE run_ids = arrayFilter(one -> NOT has(%(ids)s, one), run_ids) "
                 "WHERE hasAny(run_ids, %(ids)s)",
                 {"ids": ids},
             )
@@ -132,12 +135,14 @@ def _forget(
 def _wait(
     client: Client, tables: Sequence[str], report: Callable[[Progress], None], sleep: Callable[[float], None]
 ) -> None:
-    total = 0
+    home, total = home_of(client), 0
     while True:
         rows = client.query(
-            "SELECT table, parts_to_do, latest_fail_reason FROM system.mutations "
-            "WHERE database = currentDatabase() AND table IN %(tables)s AND NOT is_done",
-            {"tables": list(tables)},
+            home.everywhere(
+                "SELECT table, parts_to_do, latest_fail_reason FROM system.mutations "
+                "WHERE database IN %(databases)s AND table IN %(tables)s AND NOT is_done"
+            ),
+            {"databases": [home.database, client.address.database], "tables": list(tables)},
         ).rows
         total = max(total, len(rows))
         report(Progress(total - len(rows), total, sum(int(parts) for _, parts, _ in rows)))

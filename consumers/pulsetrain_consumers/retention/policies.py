@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pulsetrain_consumers.clickhouse import Client
+from pulsetrain_consumers.clickhouse.cluster import home_of
 from pulsetrain_consumers.retention.tables import BULKY, KINDS, TABLES_OF_RUNS
 from pulsetrain_schemas.errors import UserError
 
@@ -66,18 +67,20 @@ def set_policy(
 
 def apply(client: Client) -> None:
     """Gives each table the TTL that the policies ask for. Raises ClickHouseError."""
-    wanted = ttls(policies(client))
+    wanted, home = ttls(policies(client)), home_of(client)
     present = dict(
-        client.query("SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase()").rows
+        client.query(
+            "SELECT name, create_table_query FROM system.tables WHERE database = %(home)s", {"home": home.database}
+        ).rows
     )
     for table in TABLES_OF_RUNS:
         ttl = wanted.get(table)
         there = " TTL " in present[table]
         if ttl is not None:
             # ClickHouse tells by it of what there is as well, in the background (materialize_ttl_after_modify).
-            client.execute(f"ALTER TABLE {table} MODIFY TTL {ttl}")
+            client.execute(f"ALTER TABLE {home.of(table)} MODIFY TTL {ttl}")
         elif there:
-            client.execute(f"ALTER TABLE {table} REMOVE TTL")
+            client.execute(f"ALTER TABLE {home.of(table)} REMOVE TTL")
 
 
 def ttls(known: Sequence[Policy]) -> dict[str, str]:
