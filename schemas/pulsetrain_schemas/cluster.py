@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pulsetrain_schemas.sql import identifier, literal
+
 # Where a table says how it stores: `ENGINE = ReplacingMergeTree(version)`.
 _ENGINE = re.compile(r"\bENGINE\s*=\s*(?=(?:Replacing|Aggregating|Summing)?MergeTree\b)")
 _TABLE = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(?P<name>\w+)\b")
@@ -54,34 +56,37 @@ class Form(Protocol):
         """What a statement of the migrations becomes, in order."""
 
 
+def replicated(statement: str) -> str:
+    """The same statement for a database whose tables every replica of a shard has; one that makes no table as it is.
+
+    Such a database (engine Replicated) gives each table its place in Keeper, so its engine needs no more than the name.
+    Tokens of inserts count across the replicas then, and not in each of them.
+    """
+    if not statement.startswith("CREATE TABLE"):
+        return statement
+    made = _ENGINE.sub("ENGINE = Replicated", statement)
+    return made.replace("non_replicated_deduplication_window", "replicated_deduplication_window")
+
+
+def unchanged(statement: str) -> str:
+    """The statement as it is: for tables of one server."""
+    return statement
+
+
 @dataclass(frozen=True, slots=True)
-class OneServer:
-    """Tables of one server."""
+class Undivided:
+    """Tables that are whole in one database; `stored` says how they store."""
 
     database: str
+    stored: Callable[[str], str]
 
     @property
     def databases(self) -> Sequence[str]:
         return (self.database,)
 
     def of(self, statement: str) -> Sequence[Placed]:
-        """The statement as it is."""
-        return (Placed(self.database, statement),)
-
-
-@dataclass(frozen=True, slots=True)
-class Replicas:
-    """Tables that all replicas of one shard have."""
-
-    database: str
-
-    @property
-    def databases(self) -> Sequence[str]:
-        return (self.database,)
-
-    def of(self, statement: str) -> Sequence[Placed]:
-        """The statement, of tables that replicate."""
-        return (Placed(self.database, replicated(statement)),)
+        """The statement, of tables that store so."""
+        return (Placed(self.database, self.stored(statement)),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ class Shards:
 
     database: str
     cluster: str
-    stored: Callable[[str], str] = lambda statement: replicated(statement)
+    stored: Callable[[str], str] = replicated
 
     @property
     def databases(self) -> Sequence[str]:
@@ -121,7 +126,7 @@ class Shards:
     def _distributed(self, name: str) -> str:
         key = _KEYS.get(name, _BY_RUN)
         return (
-            f"CREATE TABLE {name} AS {quoted(self.home)}.{name} "
+            f"CREATE TABLE {name} AS {identifier(self.home)}.{name} "
             f"ENGINE = Distributed({literal(self.cluster)}, {literal(self.home)}, {literal(name)}, {key})"
         )
 
@@ -129,25 +134,3 @@ class Shards:
 def shard_database(database: str) -> str:
     """The database of what lies in each shard of a cluster."""
     return f"{database}_shard"
-
-
-def replicated(statement: str) -> str:
-    """The same statement for a database whose tables every replica of a shard has; one that makes no table as it is.
-
-    Such a database (engine Replicated) gives each table its place in Keeper, so its engine needs no more than the name.
-    Tokens of inserts count across the replicas then, and not in each of them.
-    """
-    if not statement.startswith("CREATE TABLE"):
-        return statement
-    made = _ENGINE.sub("ENGINE = Replicated", statement)
-    return made.replace("non_replicated_deduplication_window", "replicated_deduplication_window")
-
-
-def quoted(name: str) -> str:
-    """A name as an identifier of SQL."""
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
-
-
-def literal(text: str) -> str:
-    """A text as a literal of SQL."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -11,7 +11,8 @@ from pulsetrain_consumers.clickhouse import Client, migrate
 from pulsetrain_consumers.clickhouse.cluster import Home, home_of
 from pulsetrain_consumers.retention import deletion
 from pulsetrain_consumers.retention.policies import set_policy
-from pulsetrain_schemas.cluster import SHARED, Shards, quoted, shard_database
+from pulsetrain_schemas.cluster import SHARED, Shards, shard_database, unchanged
+from pulsetrain_schemas.sql import identifier
 from tests.clickhouse_cluster import CLUSTER
 from tests.clickhouse_fixture import ClickHouse, running_clickhouse
 from tests.grafana_files import FILES, queries
@@ -32,8 +33,8 @@ class ClusterClickHouse(ClickHouse):
 def made(client: Client, database: str, cluster: str | None) -> Shards:
     """As `make_database` for a cluster of shards, but without Keeper: nothing replicates."""
     for name in (shard_database(database), database):
-        client.execute(f"CREATE DATABASE {quoted(name)}")
-    return Shards(database, CLUSTER, stored=lambda statement: statement)
+        client.execute(f"CREATE DATABASE {identifier(name)}")
+    return Shards(database, CLUSTER, stored=unchanged)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pulsetrain_consumers.reading.parameters import ParameterError, bind, quote, statements
+from pulsetrain_consumers.reading.parameters import ParameterError, bind, statements
+from pulsetrain_schemas.sql import literal
 
 
 def test_a_string_is_quoted_and_escaped():
@@ -12,7 +13,7 @@ def test_a_string_is_quoted_and_escaped():
 
 
 def test_a_nul_does_not_end_the_query():
-    assert quote("a\0b") == "'a\\0b'"
+    assert literal("a\0b") == "'a\\0b'"
 
 
 def test_a_value_that_looks_like_a_parameter_is_left_alone():

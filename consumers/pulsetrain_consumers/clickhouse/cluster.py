@@ -6,7 +6,8 @@ from urllib.parse import quote
 
 from pulsetrain_consumers.clickhouse.client import Client
 from pulsetrain_consumers.clickhouse.errors import ClickHouseError
-from pulsetrain_schemas.cluster import Form, OneServer, Replicas, Shards, literal, quoted, shard_database
+from pulsetrain_schemas.cluster import Form, Shards, Undivided, replicated, shard_database, unchanged
+from pulsetrain_schemas.sql import identifier, literal
 
 REPLICATED = "Replicated"
 """The engine of a database that several servers have."""
@@ -27,7 +28,7 @@ class Home:
 
     def of(self, table: str) -> str:
         """A table in SQL."""
-        return f"{quoted(self.database)}.{quoted(table)}"
+        return f"{identifier(self.database)}.{identifier(table)}"
 
     def everywhere(self, sql: str) -> str:
         """A query of tables of `system`, asked of all servers."""
@@ -56,9 +57,9 @@ def make_database(client: Client, database: str, cluster: str | None) -> Form:
     if cluster is None:
         if engine == REPLICATED:
             over = _distributed_over(client, database)
-            return Replicas(database) if over is None else Shards(database, over)
-        client.execute(f"CREATE DATABASE IF NOT EXISTS {quoted(database)}")
-        return OneServer(database)
+            return Undivided(database, replicated) if over is None else Shards(database, over)
+        client.execute(f"CREATE DATABASE IF NOT EXISTS {identifier(database)}")
+        return Undivided(database, unchanged)
     if engine not in (None, REPLICATED):
         raise NotOfACluster(
             f"the database {database} is there already and is this server's own ({engine}): name another one in the "
@@ -66,7 +67,7 @@ def make_database(client: Client, database: str, cluster: str | None) -> Form:
         )
     if _shards(client, cluster) == 1:
         _create(client, database, cluster, "{shard}", "{replica}")
-        return Replicas(database)
+        return Undivided(database, replicated)
     _create(client, shard_database(database), cluster, "{shard}", "{replica}")
     # Every server is a replica of the one that is asked, whatever its shard.
     _create(client, database, cluster, "all", "{shard}-{replica}")
@@ -77,7 +78,7 @@ def _create(client: Client, database: str, cluster: str, shard: str, replica: st
     # Keeper's paths know no quoting, so a name is told from every other by its percent-encoding.
     path = f"/clickhouse/databases/{quote(database, safe='')}"
     client.execute(
-        f"CREATE DATABASE IF NOT EXISTS {quoted(database)} ON CLUSTER {quoted(cluster)} "
+        f"CREATE DATABASE IF NOT EXISTS {identifier(database)} ON CLUSTER {identifier(cluster)} "
         f"ENGINE = Replicated({literal(path)}, {literal(shard)}, {literal(replica)})"
     )
 

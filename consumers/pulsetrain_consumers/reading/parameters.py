@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from pulsetrain_schemas.errors import UserError
+from pulsetrain_schemas.sql import identifier, literal
 
 # What may hold a `{`, a `;` or a quote without meaning it, then what we look for.
 _TOKENS = re.compile(
@@ -68,17 +69,9 @@ def without_comments(sql: str) -> str:
     return _TOKENS.sub(lambda found: " " if found["comment"] else found[0], sql)
 
 
-def quote(text: str) -> str:
-    """A string literal of ClickHouse."""
-    # A raw NUL would end the query for ClickHouse's lexer.
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\0", "\\0")
-    return f"'{escaped}'"
-
-
 def _literal(value: Any, kind: str) -> str:
     if kind == "Identifier":
-        escaped = str(value).replace("\\", "\\\\").replace("`", "\\`").replace("\0", "\\0")
-        return f"`{escaped}`"
+        return identifier(str(value))
     plain = _plain(value)
     return plain if kind == "String" and isinstance(value, str) else f"CAST({plain} AS {kind})"
 
@@ -96,14 +89,14 @@ def _plain(value: Any) -> str:
                 repr(value) if math.isfinite(value) else "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
             )
         case str():
-            return quote(value)
+            return literal(value)
         case bytes():
-            return quote(value.decode("utf-8", errors="replace"))
+            return literal(value.decode("utf-8", errors="replace"))
         case datetime():
             utc = value.astimezone(UTC) if value.tzinfo else value
-            return quote(utc.strftime("%Y-%m-%d %H:%M:%S.%f"))
+            return literal(utc.strftime("%Y-%m-%d %H:%M:%S.%f"))
         case date() | UUID() | Decimal():
-            return quote(str(value))
+            return literal(str(value))
         case tuple():
             return f"({', '.join(map(_plain, value))}{',' if len(value) == 1 else ''})"
         case Sequence():

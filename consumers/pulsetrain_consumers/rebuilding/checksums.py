@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pulsetrain_consumers.clickhouse import Client
 from pulsetrain_consumers.writer.sink import LEDGER
-from pulsetrain_schemas.cluster import quoted
+from pulsetrain_schemas.sql import identifier
 
 WRITER_TABLES = (
     LEDGER, "metrics", "texts", "system", "logs", "run_events", "run_values", "alert_events", "dead_letter_events"
@@ -40,7 +40,7 @@ def checksum(client: Client, table: str, database: str | None = None) -> Checksu
     final = "FINAL" if table in _MERGED else ""
     # A tuple, since the hash of a bare NULL is NULL.
     rows, found = client.query(
-        f"SELECT count(), sum(cityHash64(tuple({names}))) FROM {quoted(home)}.`{table}` {final}"  # noqa: S608
+        f"SELECT count(), sum(cityHash64(tuple({names}))) FROM {identifier(home)}.`{table}` {final}"  # noqa: S608
     ).rows[0]
     return Checksum(table, int(rows), f"{int(found or 0):016x}")
 

@@ -20,8 +20,8 @@ from pulsetrain_consumers.rebuilding.checksums import WRITER_TABLES
 from pulsetrain_consumers.runtime.broker import Partition
 from pulsetrain_consumers.writer.sink import LEDGER
 from pulsetrain_schemas.addresses import ClickHouseAddress
-from pulsetrain_schemas.cluster import quoted
 from pulsetrain_schemas.errors import UserError
+from pulsetrain_schemas.sql import identifier
 
 _FENCE = "rebuild_fence"
 _DELETIONS = "deletions"
@@ -75,7 +75,7 @@ class Shadow:
     def __enter__(self) -> Self:
         self._refuse_cluster()
         self._sweep()
-        self._client.execute(f"CREATE DATABASE {quoted(self.database)}")
+        self._client.execute(f"CREATE DATABASE {identifier(self.database)}")
         self._client.execute(f"CREATE TABLE {self._new(_ALIVE)} AS {self._old(_FENCE)}")
         self._renewal.begin(self._new(_ALIVE))
         for table in (*WRITER_TABLES, _FENCE):
@@ -93,7 +93,7 @@ class Shadow:
             # After an interrupted query a connection is in no state to be used.
             self._client.close()
             self._client.execute(f"TRUNCATE TABLE {self._old(_FENCE)}")
-            self._client.execute(f"DROP DATABASE IF EXISTS {quoted(self.database)} SYNC")
+            self._client.execute(f"DROP DATABASE IF EXISTS {identifier(self.database)} SYNC")
         except ClickHouseError:
             # The fence falls by itself, and the next rebuild sweeps up.
             if error is None:
@@ -167,20 +167,20 @@ class Shadow:
                 {"name": name, "fence": _ALIVE},
             ).one():
                 alive = self._client.query(
-                    f"SELECT holder FROM {quoted(name)}.{_ALIVE} WHERE until > now64(6) LIMIT 1"  # noqa: S608
+                    f"SELECT holder FROM {identifier(name)}.{_ALIVE} WHERE until > now64(6) LIMIT 1"  # noqa: S608
                 ).rows
                 if alive:
                     raise RebuildBusy(
                         f"{alive[0][0]} rebuilds these tables already; one that was killed counts for {_HELD_SECONDS} "
                         "seconds as alive"
                     )
-            self._client.execute(f"DROP DATABASE IF EXISTS {quoted(name)} SYNC")
+            self._client.execute(f"DROP DATABASE IF EXISTS {identifier(name)} SYNC")
 
     def _old(self, table: str) -> str:
-        return f"{quoted(self.home)}.`{table}`"
+        return f"{identifier(self.home)}.`{table}`"
 
     def _new(self, table: str) -> str:
-        return f"{quoted(self.database)}.`{table}`"
+        return f"{identifier(self.database)}.`{table}`"
 
 
 class _Renewal:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pulsetrain_consumers.reading.database import Database
 from pulsetrain_consumers.reading.formats import writer
 from pulsetrain_schemas.errors import UserError
+from pulsetrain_schemas.sql import identifier
 
 _BATCH = 65_536
 _ARE_THEIRS = "(project, run_id) IN {runs:Array(Tuple(String, String))}"
@@ -79,7 +80,7 @@ def _readable_columns(database: Database, table: str) -> str:
     )
     return ", ".join(
         f"finalizeAggregation({name}) AS {name}" if kind.startswith("AggregateFunction") else name
-        for name, kind in ((f"`{name}`", kind) for name, kind in found.rows)
+        for name, kind in ((identifier(name), kind) for name, kind in found.rows)
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pulsetrain_consumers.clickhouse import Client
-from pulsetrain_consumers.clickhouse.cluster import home_of
+from pulsetrain_consumers.clickhouse.cluster import Home, home_of
 from pulsetrain_consumers.monitor.watched import part
 from pulsetrain_consumers.retention.tables import POOLED, TABLES_OF_RUNS
 from pulsetrain_schemas.errors import UserError
@@ -70,19 +70,20 @@ def delete(
     May be broken off at any moment: what was asked for is done all the same, and to delete again does no harm.
     """
     began = now()
-    rows = held(client, runs)
-    mark(client, runs, actor, now())
+    mark(client, runs, actor, began)
+    home = home_of(client)
+    rows = left = held(client, runs)
     for _ in range(_MOST_PASSES):
-        # Once more where a round was under way that a writer had begun before the mark was there.
-        left = held(client, runs)
         if not left:
             break
-        _mutate(client, runs, report, sleep)
-    else:
+        _mutate(client, home, runs, report, sleep)
+        # Once more where a round was under way that a writer had begun before the mark was there.
+        left = held(client, runs)
+    if left:
         raise DeletionFailed(
             f"rows of these runs keep coming ({', '.join(left)}): is a writer of an earlier version running?"
         )
-    _forget(client, runs, sleep, report)
+    _forget(client, home, runs, report, sleep)
     stay = client.query("SELECT value FROM system.merge_tree_settings WHERE name = 'old_parts_lifetime'").one()
     return Deleted(rows, now() - began, int(stay))
 
@@ -102,20 +103,26 @@ _ARE_THEIRS = "(project, run_id) IN %(runs)s"
 
 
 def _mutate(
-    client: Client, runs: Sequence[RunKey], report: Callable[[Progress], None], sleep: Callable[[float], None]
+    client: Client,
+    home: Home,
+    runs: Sequence[RunKey],
+    report: Callable[[Progress], None],
+    sleep: Callable[[float], None],
 ) -> None:
-    home = home_of(client)
     for some in _few(runs):
         for table in (*TABLES_OF_RUNS, *POOLED):
             client.execute(f"ALTER TABLE {home.of(table)} DELETE WHERE {_ARE_THEIRS}", {"runs": some})
-    _wait(client, (*TABLES_OF_RUNS, *POOLED), report, sleep)
+    _wait(client, home, (*TABLES_OF_RUNS, *POOLED), report, sleep)
 
 
 def _forget(
-    client: Client, runs: Sequence[RunKey], sleep: Callable[[float], None], report: Callable[[Progress], None]
+    client: Client,
+    home: Home,
+    runs: Sequence[RunKey],
+    report: Callable[[Progress], None],
+    sleep: Callable[[float], None],
 ) -> None:
     """Takes their names out of the sums of machines, and what the monitor remembers of them."""
-    home = home_of(client)
     for some in _few(runs):
         # They stand there without their projects, so an id that a run of another project has as well stays.
         told = {"ids": [run_id for _, run_id in some]}
@@ -129,13 +136,17 @@ def _forget(
             )
         parts = [part(run) for run in some]
         client.execute("ALTER TABLE monitor_state DELETE WHERE part IN %(parts)s", {"parts": parts})
-    _wait(client, (*POOLED, "monitor_state"), report, sleep)
+    _wait(client, home, (*POOLED, "monitor_state"), report, sleep)
 
 
 def _wait(
-    client: Client, tables: Sequence[str], report: Callable[[Progress], None], sleep: Callable[[float], None]
+    client: Client,
+    home: Home,
+    tables: Sequence[str],
+    report: Callable[[Progress], None],
+    sleep: Callable[[float], None],
 ) -> None:
-    home, total = home_of(client), 0
+    total = 0
     while True:
         rows = client.query(
             home.everywhere(

@@ -13,6 +13,7 @@ from pulsetrain_consumers.clickhouse import Client
 from pulsetrain_consumers.clickhouse.cluster import home_of
 from pulsetrain_consumers.retention.tables import BULKY, KINDS, TABLES_OF_RUNS
 from pulsetrain_schemas.errors import UserError
+from pulsetrain_schemas.sql import literal
 
 OTHER_PROJECTS = ""
 """As a project's name: all that have no policy of this kind of their own."""
@@ -113,7 +114,7 @@ def _expressions(known: Sequence[Policy], column: str) -> list[str]:
 
 
 def _listed(projects: Sequence[str]) -> str:
-    return ", ".join("'" + project.replace("\\", "\\\\").replace("'", "\\'") + "'" for project in projects)
+    return ", ".join(map(literal, projects))
 
 
 def _longest(client: Client, project: str) -> float:

@@ -21,6 +21,7 @@ import chdb
 
 from pulsetrain_local.clickhouse.blocks import Column
 from pulsetrain_local.clickhouse.protocol import Progress
+from pulsetrain_schemas.sql import identifier, literal
 
 ERROR = re.compile(r"Code: (?P<code>\d+)\. (?P<name>DB::\w*Exception): (?P<message>.*)", re.DOTALL)
 ERROR_NAME = re.compile(r"\((?P<name>[A-Z][A-Z0-9_]+)\)\s*$")
@@ -160,24 +161,14 @@ class EngineConnection:
         themselves (`send_insert`), but that one reports success where a constraint or too many parts kept the rows out.
         """
         structure = ", ".join(f"{identifier(column.name)} {column.type}" for column in columns)
-        self.query(f"{head} SELECT * FROM file({quoted(path)}, {quoted(file_format)}, {quoted(structure)})")  # noqa: S608 - quoted
+        self.query(f"{head} SELECT * FROM file({literal(path)}, {literal(file_format)}, {literal(structure)})")  # noqa: S608 - quoted
 
     def close(self) -> None:
         """Ends the session."""
         self._connection.close()
 
 
-def quoted(value: str) -> str:
-    """A value as a string literal of SQL."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def identifier(name: str) -> str:
-    """A name as a quoted identifier of SQL."""
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
-
-
 def settings_statement(settings: Mapping[str, str | None]) -> str:
     """`SET` of these settings; None means back to the default."""
-    assignments = (f"{name} = {'DEFAULT' if value is None else quoted(value)}" for name, value in settings.items())
+    assignments = (f"{name} = {'DEFAULT' if value is None else literal(value)}" for name, value in settings.items())
     return f"SET {', '.join(assignments)}"

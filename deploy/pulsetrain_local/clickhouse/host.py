@@ -3,20 +3,21 @@
 import hmac
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from pulsetrain_local.clickhouse.engine import Engine, EngineConnection, EngineError, identifier, quoted
+from pulsetrain_local.clickhouse.engine import Engine, EngineConnection, EngineError
 from pulsetrain_local.clickhouse.room import Room
 from pulsetrain_local.clickhouse.settings import SettingTypes
 from pulsetrain_local.clickhouse.statements import first_word
 from pulsetrain_local.clickhouse.watcher import Watched, Watcher
+from pulsetrain_schemas.sql import identifier, literal
 
 READONLY = 164
 DISPLAY_NAME = "pulsetrain"
 # Statements that need room on the disk; what takes things away gives room.
-WRITES = frozenset({"INSERT", "CREATE", "ALTER", "OPTIMIZE", "RENAME", "EXCHANGE", "UPDATE", "DELETE", "ATTACH"})
+_WRITES = frozenset({"INSERT", "CREATE", "ALTER", "OPTIMIZE", "RENAME", "EXCHANGE", "UPDATE", "DELETE", "ATTACH"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,10 @@ class Host:
         found = [login for login in self.logins if login.admits(user, password)]
         return found[0] if found else None
 
+    def room_for(self, sql: str) -> AbstractContextManager[None]:
+        """The time in which a statement may write, where it is one that does. EngineError where room is short."""
+        return self.room.writing() if first_word(sql) in _WRITES else nullcontext()
+
     def connected(self, tag: str, database: str) -> EngineConnection:
         """A session of the engine in that database. `tag` marks its queries in system.processes: see `watched`.
 
@@ -90,8 +95,8 @@ class Host:
     ) -> Iterator[Watched]:
         """The time in which the engine works on a query, and the watcher looks after its client."""
         comment = "Settings['log_comment']"
-        own = f"{comment} = {quoted(engine.tag)}"
-        renamed = f"query = {quoted(text)} AND NOT startsWith({comment}, 'connection ')"
+        own = f"{comment} = {literal(engine.tag)}"
+        renamed = f"query = {literal(text)} AND NOT startsWith({comment}, 'connection ')"
         query = Watched(connection, arrived, f"{own} OR ({renamed})", tell_progress)
         self.watcher.add(query)
         try:

@@ -6,14 +6,14 @@ is data. Parameters of the URL that mean nothing to this server are settings, an
 
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from pulsetrain_local.clickhouse.blocks import for_revision, header_block
 from pulsetrain_local.clickhouse.columns import UnknownLayout
-from pulsetrain_local.clickhouse.engine import EngineConnection, EngineError, NotStreamable, quoted
+from pulsetrain_local.clickhouse.engine import EngineConnection, EngineError, NotStreamable
 from pulsetrain_local.clickhouse.holding import HeldBlocks
-from pulsetrain_local.clickhouse.host import READONLY, WRITES, Host, Login, allow_only_reading
+from pulsetrain_local.clickhouse.host import READONLY, Host, Login, allow_only_reading
 from pulsetrain_local.clickhouse.protocol import LONGEST_QUERY, Setting
 from pulsetrain_local.clickhouse.settings import SettingsOverlay
 from pulsetrain_local.clickhouse.statements import (
@@ -25,6 +25,7 @@ from pulsetrain_local.clickhouse.statements import (
     insert_of_text,
 )
 from pulsetrain_local.clickhouse.watcher import Watched
+from pulsetrain_schemas.sql import literal
 
 SYNTAX_ERROR = 62
 TOO_LARGE = 307
@@ -101,7 +102,7 @@ def execute(query: HttpQuery, login: Login, host: Host, engine: EngineConnection
     overlay = SettingsOverlay(engine, host.setting_types)
     overlay.lay(query.settings())
     for name, value in query.values().items():
-        engine.query(f"SET {name} = {quoted(value or '')}")
+        engine.query(f"SET {name} = {literal(value or '')}")
     if login.reads_only:
         allow_only_reading(engine, query.text)
     insert = insert_of_text(query.text)
@@ -134,8 +135,7 @@ def _select(
             return _stream(sql, query, engine, watching)
         except NotStreamable:
             pass
-    room = host.room.writing() if first_word(sql) in WRITES else nullcontext()
-    with room, watching(query.text):
+    with host.room_for(sql), watching(query.text):
         whole = engine.query(sql, output_format)
     if output_format == "Native" and whole:
         whole = for_revision(whole, query.revision)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pulsetrain_local.clickhouse.blocks import Column
 from pulsetrain_local.clickhouse.columns import UnknownLayout, layout, split_type, without_name
-from pulsetrain_local.clickhouse.engine import identifier
+from pulsetrain_schemas.sql import identifier
 
 # The first protocol revision, nearly, whose clients know the type. What stands in no list is as old as the protocol.
 FIRST_REVISIONS = {

@@ -8,16 +8,16 @@ import json
 import logging
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 
 from pulsetrain_local.clickhouse import legacy, protocol
 from pulsetrain_local.clickhouse.blocks import Column, Extent, find_block, header_block, skip_block_info
 from pulsetrain_local.clickhouse.columns import UnknownLayout
 from pulsetrain_local.clickhouse.compression import DecompressedSource
-from pulsetrain_local.clickhouse.engine import EngineConnection, EngineError, NotStreamable, identifier
+from pulsetrain_local.clickhouse.engine import EngineConnection, EngineError, NotStreamable
 from pulsetrain_local.clickhouse.handshake import greet
 from pulsetrain_local.clickhouse.holding import HeldBlocks
-from pulsetrain_local.clickhouse.host import DISPLAY_NAME, WRITES, Host, allow_only_reading
+from pulsetrain_local.clickhouse.host import DISPLAY_NAME, Host, allow_only_reading
 from pulsetrain_local.clickhouse.protocol import ClientHello, FromClient, Query
 from pulsetrain_local.clickhouse.replies import Replies
 from pulsetrain_local.clickhouse.settings import SettingsOverlay
@@ -30,6 +30,7 @@ from pulsetrain_local.clickhouse.statements import (
 )
 from pulsetrain_local.clickhouse.watcher import Watched
 from pulsetrain_local.clickhouse.wire import ConnectionEnded, MemorySource, ProtocolError, SocketSource, Source
+from pulsetrain_schemas.sql import identifier
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +162,7 @@ class Session:
             self._insert(insert, query.text, engine)
             return
         sql = for_the_engine(query.text)
-        room = self._host.room.writing() if first_word(sql) in WRITES else nullcontext()
-        with room, self._watched(engine, query.text) as watched:
+        with self._host.room_for(sql), self._watched(engine, query.text) as watched:
             try:
                 self._select(sql, engine, watched)
             except EngineError:

@@ -8,8 +8,9 @@ time; then nothing is done.
 import json
 from collections.abc import Iterable, Mapping
 
-from pulsetrain_local.clickhouse.engine import EngineConnection, EngineError, quoted, settings_statement
+from pulsetrain_local.clickhouse.engine import EngineConnection, EngineError, settings_statement
 from pulsetrain_local.clickhouse.protocol import Setting
+from pulsetrain_schemas.sql import literal
 
 UNKNOWN_SETTING = 115
 
@@ -74,7 +75,7 @@ class SettingsOverlay:
 
     def _session_values(self, names: Iterable[str]) -> dict[str, str | None]:
         """What the session says of these settings: a value, or None where it has the default."""
-        listed = ", ".join(map(quoted, names))
+        listed = ", ".join(map(literal, names))
         answer = self._connection.query(
             f"SELECT name, changed, value FROM system.settings WHERE name IN ({listed})",  # noqa: S608
             "JSONCompactEachRow",
