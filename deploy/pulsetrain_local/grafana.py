@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pulsetrain_local.ports import HOST, says_ok
+from pulsetrain_local.shipped import shipped as shipped_folder
 from pulsetrain_schemas.addresses import ClickHouseAddress
 
 USER = "admin"
@@ -136,7 +137,5 @@ def answers(port: int) -> bool:
 
 
 def shipped() -> Path:
-    """Dashboards and provisioning: in the installed package, or in `deploy/grafana` of a checkout."""
-    here = Path(__file__).parent
-    installed = here / "shipped_grafana"
-    return installed if installed.is_dir() else here.parent / "grafana"
+    """Dashboards and provisioning."""
+    return shipped_folder("shipped_grafana", "grafana")

@@ -12,6 +12,7 @@ import yaml
 
 from pulsetrain_local.home import write_private
 from pulsetrain_local.ports import HOST, says_ok
+from pulsetrain_local.shipped import shipped
 
 KEPT = "15d"
 
@@ -76,7 +77,5 @@ def answers(port: int) -> bool:
 
 
 def rules() -> Path:
-    """Recording and alert rules: in the installed package, or in `deploy/prometheus/rules` of a checkout."""
-    here = Path(__file__).parent
-    installed = here / "shipped_prometheus" / "rules"
-    return installed if installed.is_dir() else here.parent / "prometheus" / "rules"
+    """Recording and alert rules."""
+    return shipped("shipped_prometheus", "prometheus") / "rules"

@@ -15,6 +15,7 @@ from pulsetrain_local.java import Java
 from pulsetrain_local.kafka_jars import KafkaInstallation
 from pulsetrain_local.ports import HOST, free_ports, is_free, require_free, says_ok
 from pulsetrain_local.service import Program
+from pulsetrain_local.shipped import shipped
 from pulsetrain_local.supervisor import Given
 from pulsetrain_schemas import addresses
 
@@ -234,10 +235,8 @@ def _rules_options(home: Home) -> list[str]:
 
 
 def shipped_rules() -> Path:
-    """Where the rules are that come with Pulsetrain: in the installed package, or in `deploy/rules` of a checkout."""
-    here = Path(__file__).parent
-    installed = here / "rules"
-    return installed if installed.is_dir() else here.parent / "rules"
+    """The monitor's rules that come with Pulsetrain."""
+    return shipped("rules", "rules")
 
 
 def _task(home: Home, name: str, arguments: list[str], env: Mapping[str, str], after: str) -> Program:

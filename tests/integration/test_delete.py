@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
 from pulsetrain_consumers.retention.tables import OTHERS, POOLED, TABLES_OF_RUNS
 from tests.stack_fixture import Stack
+from tests.topics import records_of
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -52,15 +53,7 @@ def send_again(stack: Stack, key: bytes) -> int:
     bootstrap, sent = stack.addresses["PULSETRAIN_KAFKA"], 0
     with closing(KafkaProducer(bootstrap_servers=bootstrap)) as producer:
         for topic in ("pulsetrain.runs", "pulsetrain.metrics", "pulsetrain.logs"):
-            with closing(KafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest")) as consumer:
-                ends = consumer.end_offsets([TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)])
-                consumer.unsubscribe()
-                consumer.assign(list(ends))
-                consumer.seek_to_beginning(*ends)
-                found = []
-                while any((consumer.position(partition) or 0) < end for partition, end in ends.items()):
-                    found += [record for records in consumer.poll(1000).values() for record in records]
-            for record in found:
+            for record in list(records_of(bootstrap, topic)):
                 if record.key == key:
                     producer.send(topic, record.value, key=record.key)
                     sent += 1

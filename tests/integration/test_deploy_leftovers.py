@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient
 
 from pulsetrain.journal.reader import JournalReader
 from pulsetrain_local.ports import HOST, free_ports
@@ -18,6 +18,7 @@ from pulsetrain_schemas import events
 from pulsetrain_schemas.topics import TOPICS, create_or_check
 from tests.deploy_files import DEPLOY
 from tests.journals import points_logged, points_of
+from tests.topics import records_of
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -83,18 +84,9 @@ def _rounds(tmp_path: Path) -> int:
 
 def _received(address: str) -> list[tuple[int, int, str, float]]:
     """All points that Kafka has."""
-    consumer = KafkaConsumer(bootstrap_servers=address, enable_auto_commit=False)
-    topic = TOPICS["metrics"].kafka_name
-    partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
-    consumer.assign(partitions)
-    consumer.seek_to_beginning(*partitions)
-    ends = consumer.end_offsets(partitions)
     found = []
-    while any(consumer.position(partition) < ends[partition] for partition in partitions):
-        for records in consumer.poll(timeout_ms=500).values():
-            for record in records:
-                found += points_of(events.decode(record.value, events.MetricBatch))
-    consumer.close()
+    for record in records_of(address, TOPICS["metrics"].kafka_name):
+        found += points_of(events.decode(record.value, events.MetricBatch))
     return sorted(found)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient
 
 from pulsetrain.forwarder import spawn
 from pulsetrain.forwarder.places import Place, destination, read_json
@@ -22,6 +22,7 @@ from pulsetrain_schemas import events
 from pulsetrain_schemas.topics import PREFIX, create_or_check
 from tests.journals import points_logged, points_of, same_points, uncovered
 from tests.stack_fixture import running_broker
+from tests.topics import records_of
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.kafka]
@@ -86,19 +87,9 @@ class Setting:
 
     def received(self, topic: str) -> list:
         """What Kafka has of this run on the topic, in order of partition and offset."""
-        consumer = KafkaConsumer(bootstrap_servers=self.address, enable_auto_commit=False)
         keys = (self.run_id.encode(), socket.gethostname().encode())
-        try:
-            partitions = [TopicPartition(PREFIX + topic, p) for p in consumer.partitions_for_topic(PREFIX + topic)]
-            consumer.assign(partitions)
-            consumer.seek_to_beginning(*partitions)
-            ends = consumer.end_offsets(partitions)
-            found = []
-            while any(consumer.position(partition) < ends[partition] for partition in partitions):
-                for records in consumer.poll(timeout_ms=500).values():
-                    found += [events.decode(r.value, KINDS[topic]) for r in records if r.key in keys]
-        finally:
-            consumer.close()
+        records = [record for record in records_of(self.address, PREFIX + topic) if record.key in keys]
+        found = [events.decode(record.value, KINDS[topic]) for record in records]
         return [event for event in found if event.origin.run_id == self.run_id]
 
     def check(self) -> None:

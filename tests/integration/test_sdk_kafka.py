@@ -12,12 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient
 
 from pulsetrain.forwarder import spawn
 from pulsetrain.forwarder.places import Place, destination, read_json
 from pulsetrain_schemas import events
 from pulsetrain_schemas.topics import PREFIX, create_or_check
+from tests.topics import records_of
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.kafka]
@@ -58,19 +59,7 @@ def env(tmp_path: Path, kafka_broker: str) -> Iterator[dict[str, str]]:
 
 
 def received(address: str, topic: str, kind: type) -> list:
-    consumer = KafkaConsumer(bootstrap_servers=address, enable_auto_commit=False)
-    try:
-        partitions = [TopicPartition(PREFIX + topic, p) for p in consumer.partitions_for_topic(PREFIX + topic)]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        found = []
-        while any(consumer.position(partition) < ends[partition] for partition in partitions):
-            for records in consumer.poll(timeout_ms=500).values():
-                found += [events.decode(record.value, kind) for record in records]
-        return found
-    finally:
-        consumer.close()
+    return [events.decode(record.value, kind) for record in records_of(address, PREFIX + topic)]
 
 
 def test_when_finish_returns_kafka_has_everything(env: dict[str, str], kafka_broker: str) -> None:
